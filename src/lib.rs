@@ -1,0 +1,10 @@
+//! Tenure answers one question inside a database process, fast and truthfully: *do I still hold office?*
+//!
+//! The crate is a stack of layers; each may use the ones above it in this list and none below:
+//!
+//! | module | its one job |
+//! |---|---|
+//! | [`base`] | ids, the error table, configuration, clocks, randomness, the codec |
+#![deny(unsafe_code)]
+
+pub mod base;
