@@ -18,6 +18,40 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn realtime_ns(&self) -> u64;
 }
 
+/// An instant on the two clocks by which a holder judges its own time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// CLOCK_BOOTTIME, ns.
+    pub boottime_ns: u64,
+    /// CLOCK_MONOTONIC_RAW, ns.
+    pub raw_ns: u64,
+}
+
+impl Moment {
+    /// Now, by `clock`.
+    #[inline]
+    pub fn now(clock: &dyn Clock) -> Moment {
+        Moment { boottime_ns: clock.boottime_ns(), raw_ns: clock.raw_ns() }
+    }
+
+    /// Nanoseconds from `self` to `later`: the *longer* of what the two clocks say, because a holder must never think
+    /// that less time has passed than has. A clock that went back counts as zero.
+    #[inline]
+    pub fn elapsed_ns(self, later: Moment) -> u64 {
+        let boottime = later.boottime_ns.saturating_sub(self.boottime_ns);
+        let raw = later.raw_ns.saturating_sub(self.raw_ns);
+        boottime.max(raw)
+    }
+}
+
+/// The part of a ttl for which a holder may believe in its lease, in the unit of `ttl`: with clocks that are wrong by at most
+/// 1 % each way it ends before the ledger's view does, counted from the sending of the request.
+#[inline]
+pub fn holder_ttl(ttl: u64) -> u64 {
+    // ttl * (1 - e) / (1 + e) for e = 1/100.
+    (u128::from(ttl) * 99 / 101) as u64
+}
+
 /// The operating system's clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
@@ -122,6 +156,17 @@ mod tests {
         let c = VirtualClock::new(5);
         c.suspend(10);
         assert_eq!((c.boottime_ns(), c.raw_ns(), c.monotonic_ns()), (15, 5, 5));
+    }
+
+    #[test]
+    fn a_holder_counts_the_longer_time() {
+        let c = VirtualClock::new(100);
+        let start = Moment::now(&c);
+        c.suspend(1_000);
+        assert_eq!(start.elapsed_ns(Moment::now(&c)), 1_000);
+        c.slew(3_000, 500);
+        assert_eq!(start.elapsed_ns(Moment::now(&c)), 3_000);
+        assert_eq!((holder_ttl(0), holder_ttl(101), holder_ttl(10_000)), (0, 99, 9_801));
     }
 
     #[test]

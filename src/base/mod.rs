@@ -11,7 +11,7 @@ pub mod process;
 pub mod rng;
 pub mod status;
 
-pub use clock::{Clock, SystemClock, VirtualClock};
+pub use clock::{Clock, Moment, SystemClock, VirtualClock};
 pub use config::Config;
 
 pub use error::{Error, Result};
