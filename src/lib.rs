@@ -5,6 +5,10 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`base`] | ids, the error table, configuration, clocks, randomness, the codec |
+//! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
+//! | [`engine`] | an operation runs: in memory on the caller's thread |
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod engine;
+pub mod ledger;

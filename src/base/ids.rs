@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::codec::{Decode, Encode};
 use super::error::{Error, Result};
 
 /// The longest node id, in bytes.
@@ -39,7 +40,7 @@ impl fmt::Display for NodeId {
 }
 
 /// A fencing token: strictly increasing over all grants of a ledger, for ever. 0 is never granted; below 2^63.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Token(pub u64);
 
 impl fmt::Display for Token {
@@ -49,7 +50,7 @@ impl fmt::Display for Token {
 }
 
 /// A session's number, given by the ledger and never given twice. 0 is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct SessionId(pub u64);
 
 impl fmt::Display for SessionId {
