@@ -5,10 +5,12 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`base`] | ids, the error table, configuration, clocks, randomness, the codec |
+//! | [`gate`] | permits, epochs and the hot path: may this process acknowledge a write now? |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 #![deny(unsafe_code)]
 
 pub mod base;
 pub mod engine;
+pub mod gate;
 pub mod ledger;
