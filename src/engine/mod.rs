@@ -1,7 +1,17 @@
 //! Where an operation goes: one interface over the forms of a ledger.
 
-use crate::base::{Result, SessionId};
-use crate::ledger::{Event, Outcome};
+mod delivery;
+mod memory;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod memory_test;
+
+use std::time::Duration;
+
+use crate::base::{Key, Result, SessionId, Token};
+use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
+
+pub use memory::MemoryEngine;
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
 pub type Completion = Box<dyn FnOnce(Result<Outcome>) + Send>;
@@ -22,4 +32,118 @@ pub trait EventSink: Send + Sync {
 
     /// A deadline nearer than all others has appeared: whoever sleeps until the next tick must look again.
     fn nearer_deadline(&self);
+}
+
+/// A ledger in one of its forms. Every method may be called from any thread.
+#[derive(Debug)]
+pub enum Engine {
+    /// In this process's memory, gone when it ends.
+    Memory(MemoryEngine),
+}
+
+/// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
+/// inside; what an operation itself has to say is in its [`Outcome`].
+impl Engine {
+    /// Runs an operation and, if it has to wait for a lock, blocks until the wait ends.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn execute(&self, request: &Request) -> Result<Outcome> {
+        match self {
+            Engine::Memory(engine) => engine.execute(request),
+        }
+    }
+
+    /// Runs an operation without blocking the caller on a lock; `done` is called once, at once or when the wait ends.
+    pub fn submit(&self, request: &Request, done: Completion) {
+        match self {
+            Engine::Memory(engine) => engine.submit(request, done),
+        }
+    }
+
+    /// Takes a lock if it is free. `req` is the caller's number for the request.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    #[inline]
+    pub fn try_acquire(&self, session: SessionId, key: &Key, spec: &Spec, req: u64) -> Result<Outcome> {
+        match self {
+            Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
+        }
+    }
+
+    /// Gives a lock back.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    #[inline]
+    pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
+        match self {
+            Engine::Memory(engine) => engine.release(session, key, token),
+        }
+    }
+
+    /// Ends what has run out, at most one slice of it.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn tick(&self) -> Result<()> {
+        match self {
+            Engine::Memory(engine) => engine.tick(),
+        }
+    }
+
+    /// How long until the next tick is wanted; `None` while nothing can run out. It may be too early, never too late.
+    pub fn next_tick(&self) -> Option<Duration> {
+        match self {
+            Engine::Memory(engine) => engine.next_tick(),
+        }
+    }
+
+    /// Ends every wait and refuses everything from now on.
+    pub fn close(&self) {
+        match self {
+            Engine::Memory(engine) => engine.close(),
+        }
+    }
+
+    /// A lock and everybody around it; `None` when nobody holds it, waits for it, or must wait out its delay.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn lock(&self, key: &Key) -> Result<Option<LockInfo>> {
+        match self {
+            Engine::Memory(engine) => engine.lock(key),
+        }
+    }
+
+    /// The locks whose names begin with `prefix` and come after `after`, in order of bytes: from the first `limit` names in use.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
+        match self {
+            Engine::Memory(engine) => engine.locks(prefix, after, limit),
+        }
+    }
+
+    /// The living sessions, by number.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        match self {
+            Engine::Memory(engine) => engine.sessions(),
+        }
+    }
+
+    /// Counts.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn counts(&self) -> Result<Counts> {
+        match self {
+            Engine::Memory(engine) => engine.counts(),
+        }
+    }
 }

@@ -3,12 +3,28 @@
 //! Applying an entry is a function of the state and the entry: no clock is read, nothing is random, and neither the order of a
 //! hash table nor the division into shards can be seen from outside.
 
+mod clock;
 mod command;
+mod hub;
 mod params;
+mod query;
+mod session;
+mod shard;
+mod slab;
+mod snapshot;
+mod state;
+mod timer;
 mod view;
+mod world;
 
 pub use command::{
     Entry, Event, Fault, LimitKind, LossReason, Mode, Obstacle, Op, Outcome, Refusal, Renew, Request, Spec, Stamp, Wait, WaitEnd,
 };
+pub(crate) use hub::{Cx, Hub, NEVER, Now, Step};
 pub use params::Params;
+pub(crate) use query::page;
+pub(crate) use shard::{Asks, Shard};
+pub use snapshot::Restore;
+pub use state::{Ledger, LogId};
 pub use view::{Counts, Holder, LockInfo, SessionInfo, Waiter};
+pub(crate) use world::{Shards, World, shard_of};

@@ -1,0 +1,235 @@
+//! What all shards share: parameters, sessions, tokens, the budget of locks, multi-key requests, the nearest deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::DefaultHashBuilder;
+
+use crate::base::{Key, SessionId, Token};
+
+use super::command::{Event, Fault, LimitKind, Mode, Outcome, Refusal, Spec};
+use super::params::Params;
+use super::session::Sessions;
+use super::view::SessionInfo;
+
+/// No deadline.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// On cache lines of its own: a neighbour that is only read must not travel with it.
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+/// A request for several keys that waits. Key `i` has the place in its queue with ticket `first + i`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) session: SessionId,
+    pub(super) req: u64,
+    pub(super) keys: Vec<Key>,
+}
+
+pub(crate) struct Hub {
+    pub(super) params: Params,
+    /// Several threads work at once, so what one has just seen another may have changed.
+    pub(super) shared: bool,
+    pub(super) sessions: Sessions,
+    hasher: DefaultHashBuilder,
+    /// By first ticket.
+    groups: Mutex<BTreeMap<u64, Group>>,
+    /// A counter for tokens and tickets both, so that one order covers them.
+    counter: Apart<AtomicU64>,
+    budget: Apart<AtomicU64>,
+    /// How many places a shard takes from the budget at once.
+    batch: u64,
+    nearest: Apart<AtomicU64>,
+}
+
+impl Hub {
+    pub(crate) fn new(params: Params, shards: usize, shared: bool) -> Hub {
+        Hub {
+            params,
+            shared,
+            sessions: Sessions::new(),
+            hasher: DefaultHashBuilder::default(),
+            groups: Mutex::default(),
+            counter: Apart(AtomicU64::new(0)),
+            budget: Apart(AtomicU64::new(params.max_locks)),
+            batch: (params.max_locks / (4 * shards as u64)).clamp(1, 64),
+            nearest: Apart(AtomicU64::new(NEVER)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key.as_bytes())
+    }
+
+    /// The next `n` tokens or tickets; the first of them.
+    #[inline]
+    pub(super) fn take_tokens(&self, n: u64) -> u64 {
+        let first = self.counter.0.fetch_add(n, Relaxed) + 1;
+        debug_assert!(first < 1 << 63, "I-05: tokens stay below 2^63");
+        first
+    }
+
+    pub(super) fn last_token(&self) -> u64 {
+        self.counter.0.load(Relaxed)
+    }
+
+    pub(super) fn set_last_token(&self, last: u64) {
+        self.counter.0.store(last, Relaxed);
+    }
+
+    /// Takes up to a batch of places; 0 when there are none.
+    #[cold]
+    pub(super) fn take_places(&self, at_least: u64) -> u64 {
+        let mut got = 0;
+        let want = at_least.max(self.batch);
+        let _ = self.budget.0.fetch_update(AcqRel, Acquire, |left| {
+            got = if left >= at_least { left.min(want) } else { 0 };
+            (got != 0).then(|| left - got)
+        });
+        got
+    }
+
+    pub(super) fn give_places(&self, n: u64) {
+        self.budget.0.fetch_add(n, AcqRel);
+    }
+
+    pub(super) fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    pub(super) fn groups(&self) -> MutexGuard<'_, BTreeMap<u64, Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The group that a ticket belongs to, by its first ticket.
+    pub(super) fn group_of(&self, ticket: u64) -> Option<u64> {
+        self.groups().range(..=ticket).next_back().map(|(first, _)| *first)
+    }
+
+    /// Notes a deadline; whether it is nearer than all before it.
+    #[inline]
+    pub(super) fn note_deadline(&self, at: u64) -> bool {
+        at < self.nearest.0.load(Relaxed) && at < self.nearest.0.fetch_min(at, AcqRel)
+    }
+
+    pub(crate) fn nearest(&self) -> u64 {
+        self.nearest.0.load(Acquire)
+    }
+
+    pub(super) fn set_nearest(&self, at: u64) {
+        self.nearest.0.store(at, Release);
+    }
+
+    /// Renews a session without looking at its locks; `None` when some of them may have run out since the last renewal, which a
+    /// renewal must not bring back.
+    pub(crate) fn renew_session(&self, session: SessionId, now: u64) -> Option<Outcome> {
+        let slot = self.sessions.find(session);
+        if slot.is_some_and(|slot| Sessions::gap(slot, now) > u64::from(slot.shortest())) {
+            return None;
+        }
+        Some(match self.sessions.renew(session, now) {
+            Some(remaining_ms) => Outcome::Renewed { remaining_ms },
+            None => Outcome::Refused(Refusal::NoSession),
+        })
+    }
+
+    pub(crate) fn session_infos(&self, now: u64) -> Vec<SessionInfo> {
+        self.sessions.infos(now)
+    }
+
+    /// Sessions that are open, and the last token.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.sessions.index().open, self.last_token())
+    }
+
+    /// Whether a request with these terms is acceptable, whatever the state.
+    #[inline]
+    pub(super) fn check_spec(&self, spec: &Spec, keys: usize) -> Result<(), Refusal> {
+        let p = &self.params;
+        if !(p.min_ttl_ms..=p.max_ttl_ms).contains(&spec.ttl_ms) {
+            return Err(Refusal::Invalid(Fault::Ttl));
+        }
+        if spec.lock_delay_ms > p.max_ttl_ms {
+            return Err(Refusal::Invalid(Fault::LockDelay));
+        }
+        if let Mode::Permits { count, limit } = spec.mode {
+            if count == 0 || count > limit {
+                return Err(Refusal::Invalid(Fault::Permits));
+            }
+        }
+        if spec.reentrant && (keys != 1 || spec.mode != Mode::Exclusive) {
+            return Err(Refusal::Invalid(Fault::Reentrant));
+        }
+        if spec.metadata.len() > p.max_metadata as usize {
+            return Err(Refusal::Limit { kind: LimitKind::MetadataBytes, max: u64::from(p.max_metadata) });
+        }
+        Ok(())
+    }
+}
+
+/// The time of an operation, read when it is first needed: a release that nobody waits for needs none.
+pub(crate) enum Now<'a> {
+    At(u64),
+    Unread(&'a dyn Fn() -> u64),
+}
+
+/// What an operation carries through the state: its time, whether it sees every shard, and what it causes beside its answer.
+pub(crate) struct Cx<'a> {
+    pub(crate) hub: &'a Hub,
+    pub(crate) now: Now<'a>,
+    /// Every shard is at hand, so requests for several keys can be served.
+    pub(crate) whole: bool,
+    pub(crate) events: Vec<Event>,
+    /// Groups that have come to the head of a queue whose key they could have.
+    pub(super) ready: BTreeSet<u64>,
+    /// A deadline nearer than all others was noted.
+    pub(crate) nearer: bool,
+    /// A deadline that is already past was noted.
+    pub(super) overdue: bool,
+}
+
+impl<'a> Cx<'a> {
+    #[inline]
+    pub(crate) fn new(hub: &'a Hub, now: Now<'a>, whole: bool) -> Cx<'a> {
+        Cx { hub, now, whole, events: Vec::new(), ready: BTreeSet::new(), nearer: false, overdue: false }
+    }
+
+    #[inline]
+    pub(super) fn now(&mut self) -> u64 {
+        match self.now {
+            Now::At(now) => now,
+            Now::Unread(read) => {
+                let now = read();
+                self.now = Now::At(now);
+                now
+            }
+        }
+    }
+
+    pub(super) fn known_now(&self) -> Option<u64> {
+        match self.now {
+            Now::At(now) => Some(now),
+            Now::Unread(_) => None,
+        }
+    }
+}
+
+/// How an operation on one shard went.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Done(Outcome),
+    /// Nothing was done: the operation concerns other shards as well.
+    Escalate,
+}
+
+pub(super) fn refuse(refusal: Refusal) -> Step {
+    Step::Done(Outcome::Refused(refusal))
+}
+
+pub(super) fn granted(token: u64, remaining_ms: u64, depth: u32) -> Outcome {
+    Outcome::Granted { token: Token(token), remaining_ms, depth }
+}
