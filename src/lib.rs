@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`base`] | ids, the error table, configuration, clocks, randomness, the codec |
 //! | [`gate`] | permits, epochs and the hot path: may this process acknowledge a write now? |
+//! | [`store`] | what survives the process: data directory, write-ahead log, snapshots |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 #![deny(unsafe_code)]
@@ -14,3 +15,4 @@ pub mod base;
 pub mod engine;
 pub mod gate;
 pub mod ledger;
+pub mod store;

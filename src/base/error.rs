@@ -39,6 +39,12 @@ impl Error {
         self
     }
 
+    /// The same error, carrying the operating system's number of its cause.
+    pub fn with_errno(mut self, os_errno: i32) -> Error {
+        self.os_errno = os_errno;
+        self
+    }
+
     /// What kind of failure it is.
     pub fn status(&self) -> Status {
         self.status

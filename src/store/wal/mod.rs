@@ -1,0 +1,338 @@
+//! The write-ahead log: preallocated segments, one write for an append, one `fdatasync` for a sync.
+//!
+//! A segment is filled with zeros before it is used and used again when what it holds is purged, so that a sync has no
+//! file system metadata to write. See `frame` for the bytes and `recover` for what is accepted at the start.
+
+mod frame;
+mod recover;
+mod segment;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use self::frame::{Frame, Kind, SEGMENT_HEADER, frame_size, get_frame, put_frame};
+use self::segment::{Segment, Slot, Workshop};
+use super::disk::Disk;
+use super::{LogStore, lock};
+use crate::base::{Error, Result, Rng, Status};
+
+pub use self::recover::Recovery;
+pub use self::segment::Upkeep;
+
+/// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, padding.
+const OVERHEAD: usize = SEGMENT_HEADER + 3 * frame::FRAME_HEADER + 16;
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Number of the segment, as an offset from that of [`Wal::base`].
+    segment: u32,
+    at: u32,
+}
+
+/// The log in files of one directory. See [`LogStore`].
+#[derive(Debug)]
+pub struct Wal {
+    workshop: Arc<Workshop>,
+    salts: Salts,
+    /// The segments in use, oldest first. The last one is written to; it is there always.
+    segments: VecDeque<Segment>,
+    /// Number of a segment from which places are counted.
+    base: u64,
+    /// Where the next frame goes.
+    position: u64,
+    /// Number of the coming sync.
+    round: u64,
+    /// Where the first frame of this round stands, if there is one.
+    group: Option<u32>,
+    places: VecDeque<Place>,
+    first: u64,
+    written: u64,
+    buffer: Vec<u8>,
+    dead: Option<Error>,
+}
+
+/// The random numbers for segments.
+struct Salts(Box<dyn Rng>);
+
+impl std::fmt::Debug for Salts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salts")
+    }
+}
+
+impl Wal {
+    /// Creates an empty log in a directory that has none, and opens it.
+    ///
+    /// # Errors
+    /// [`Status::Limit`] without space, [`Status::Io`].
+    pub fn create(disk: Arc<dyn Disk>, disk_id: u128, segment_bytes: u64, mut rng: Box<dyn Rng>) -> Result<Wal> {
+        let workshop = Arc::new(Workshop { disk, disk_id, size: segment_bytes, slot: Default::default() });
+        let first = workshop.make(&mut Slot::default(), 1, rng.next_u64())?;
+        Ok(Wal {
+            workshop,
+            salts: Salts(rng),
+            segments: VecDeque::from([first]),
+            base: 1,
+            position: SEGMENT_HEADER as u64,
+            round: 1,
+            group: None,
+            places: VecDeque::new(),
+            first: 1,
+            written: 0,
+            buffer: Vec::new(),
+            dead: None,
+        })
+    }
+
+    fn alive(&self) -> Result<()> {
+        match &self.dead {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(Status::Poisoned, format!("the log ended: {}", cause.message())).with_errno(cause.os_errno())),
+        }
+    }
+
+    /// Ends the log for good.
+    fn die(&mut self, error: Error) -> Error {
+        self.dead.get_or_insert_with(|| error.clone());
+        error
+    }
+
+    fn active(&self) -> Result<&Segment> {
+        self.segments.back().ok_or_else(|| Error::new(Status::Internal, "the log has no segment"))
+    }
+
+    /// The segment after the active one, made now if nobody has.
+    fn reserve(&mut self) -> Result<()> {
+        let number = self.active()?.number + 1;
+        let salt = self.salts.0.next_u64();
+        let mut slot = lock(&self.workshop.slot);
+        if slot.ready.is_none() {
+            slot.ready = Some(self.workshop.make(&mut slot, number, salt)?);
+        }
+        Ok(())
+    }
+
+    /// Puts a frame into the buffer, which goes to `self.position`.
+    fn stage(&mut self, kind: Kind, index: u64, body: &[u8]) -> Result<u32> {
+        let at = self.position + self.buffer.len() as u64;
+        let group = *self.group.get_or_insert(at as u32);
+        let salt = self.active()?.salt;
+        put_frame(&mut self.buffer, salt, at, &Frame { kind, group, round: self.round, index, body });
+        Ok(at as u32)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let (active, buffer) = (self.active()?, &self.buffer);
+        match active.file.write_at(self.position, buffer) {
+            Ok(()) => {
+                self.position += self.buffer.len() as u64;
+                self.written += self.buffer.len() as u64;
+                self.buffer.clear();
+                Ok(())
+            }
+            Err(e) => {
+                let name = self.workshop.disk.path().join(active.name());
+                Err(self.die(Error::io(format_args!("writing {}", name.display()), &e)))
+            }
+        }
+    }
+
+    /// Goes on in the next segment.
+    fn roll(&mut self) -> Result<()> {
+        self.reserve()?;
+        self.begin(self.last_index() + 1)?;
+        let next = self.active()?.number + 1;
+        self.stage(Kind::Next, next, &[])?;
+        self.flush()?;
+        self.sync()?;
+        let ready = lock(&self.workshop.slot).ready.take();
+        self.segments.push_back(ready.ok_or_else(|| Error::new(Status::Internal, "no segment was made"))?);
+        self.position = SEGMENT_HEADER as u64;
+        Ok(())
+    }
+
+    /// Whether a frame with this body fits behind what is staged, with room left for the last frame of the segment.
+    fn fits(&self, body: usize) -> Result<bool> {
+        let start = if self.is_at_start() { frame_size(8) } else { 0 };
+        let end = self.position as usize + self.buffer.len() + start + frame_size(body) + frame_size(0);
+        Ok(end as u64 <= self.active()?.size)
+    }
+
+    fn is_at_start(&self) -> bool {
+        self.position == SEGMENT_HEADER as u64 && self.buffer.is_empty()
+    }
+
+    /// The first frame of a segment, if it has none.
+    fn begin(&mut self, next: u64) -> Result<()> {
+        if self.is_at_start() {
+            let purged = self.first - 1;
+            self.stage(Kind::Start, next, &purged.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes frames whose indexes are `index`, `index + 1`, …
+    fn write(&mut self, kind: Kind, index: u64, bodies: &[&[u8]]) -> Result<()> {
+        self.alive()?;
+        if let Some(long) = bodies.iter().find(|b| b.len() > self.max_record()) {
+            return Err(Error::new(Status::Limit, format!("a record of {} bytes; a log segment takes {}", long.len(), self.max_record())));
+        }
+        // Should space be missing, it must be said while nothing is written yet.
+        let all: usize = bodies.iter().map(|b| frame_size(b.len())).sum();
+        if !self.fits(all)?
+            && let Err(e) = self.reserve()
+        {
+            return Err(if e.status() == Status::Limit { e } else { self.die(e) });
+        }
+        for (body, index) in bodies.iter().zip(index..) {
+            if !self.fits(body.len())? {
+                self.roll().map_err(|e| self.die(e))?;
+            }
+            self.begin(self.last_index() + 1)?;
+            let at = self.stage(kind, index, body)?;
+            if kind == Kind::Entry {
+                let active = self.segments.back_mut().ok_or_else(|| Error::from(Status::Internal))?;
+                active.last_index = active.last_index.max(index);
+                self.places.push_back(Place { segment: (active.number - self.base) as u32, at });
+            }
+        }
+        self.flush()
+    }
+}
+
+impl LogStore for Wal {
+    fn append(&mut self, first_index: u64, records: &[&[u8]]) -> Result<()> {
+        self.alive()?;
+        if first_index != self.last_index() + 1 {
+            return Err(Error::new(Status::Internal, format!("append at {first_index} to a log that ends at {}", self.last_index())));
+        }
+        let before = self.places.len();
+        let done = self.write(Kind::Entry, first_index, records);
+        if done.is_err() {
+            self.places.truncate(before);
+        }
+        done
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.alive()?;
+        if self.group.is_none() {
+            return Ok(());
+        }
+        let active = self.active()?;
+        if let Err(e) = active.file.sync() {
+            let name = self.workshop.disk.path().join(active.name());
+            return Err(self.die(Error::io(format_args!("syncing {}", name.display()), &e)));
+        }
+        self.round += 1;
+        self.group = None;
+        Ok(())
+    }
+
+    fn truncate_after(&mut self, index: u64) -> Result<()> {
+        self.alive()?;
+        if index + 1 < self.first || index > self.last_index() {
+            return Err(Error::new(Status::Internal, format!("truncation to {index} of {}..={}", self.first, self.last_index())));
+        }
+        self.write(Kind::Truncate, index, &[&[]])?;
+        self.places.truncate((index + 1 - self.first) as usize);
+        Ok(())
+    }
+
+    fn purge_upto(&mut self, index: u64) -> Result<()> {
+        self.alive()?;
+        if index < self.first {
+            return Ok(());
+        }
+        self.write(Kind::Purge, index, &[&[]])?;
+        self.sync()?;
+        let gone = (index + 1 - self.first).min(self.places.len() as u64);
+        self.places.drain(..gone as usize);
+        self.first = index + 1;
+        let mut slot = lock(&self.workshop.slot);
+        while self.segments.len() > 1 && self.segments.front().is_some_and(|s| s.last_index <= index) {
+            slot.retired.extend(self.segments.pop_front());
+        }
+        Ok(())
+    }
+
+    fn read(&self, range: RangeInclusive<u64>, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        if *range.start() < self.first || *range.end() > self.last_index() {
+            let have = self.first..=self.last_index();
+            return Err(Error::new(Status::Internal, format!("reading {range:?} of a log with {have:?}")));
+        }
+        let mut loaded: Option<(&Segment, Vec<u8>)> = None;
+        for index in range {
+            let place = self.places.get((index - self.first) as usize).copied().ok_or_else(|| Error::from(Status::Internal))?;
+            let number = self.base + u64::from(place.segment);
+            if loaded.as_ref().is_none_or(|(s, _)| s.number != number) {
+                let segment = self
+                    .segments
+                    .iter()
+                    .find(|s| s.number == number)
+                    .ok_or_else(|| Error::new(Status::Internal, "an entry without a segment"))?;
+                let mut bytes = vec![0; segment.size as usize];
+                segment
+                    .file
+                    .read_at(0, &mut bytes)
+                    .map_err(|e| Error::io(format_args!("reading {}", self.workshop.disk.path().join(segment.name()).display()), &e))?;
+                loaded = Some((segment, bytes));
+            }
+            if let Some((segment, bytes)) = &loaded {
+                match get_frame(bytes, segment.salt, place.at as usize) {
+                    Some(frame) if frame.kind == Kind::Entry && frame.index == index => each(index, frame.body)?,
+                    _ => {
+                        let name = self.workshop.disk.path().join(segment.name());
+                        return Err(Error::new(Status::DataCorrupt, format!("{}: entry {index} is damaged", name.display())));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn first_index(&self) -> u64 {
+        self.first
+    }
+
+    fn last_index(&self) -> u64 {
+        self.first + self.places.len() as u64 - 1
+    }
+
+    fn max_record(&self) -> usize {
+        (self.workshop.size as usize).saturating_sub(OVERHEAD)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    fn upkeep(&mut self) -> Option<Upkeep> {
+        let number = self.active().ok()?.number + 1;
+        // Locked by somebody: it is being made.
+        let missing = self.workshop.slot.try_lock().is_ok_and(|slot| slot.ready.is_none());
+        if self.dead.is_some() || !missing {
+            return None;
+        }
+        Some(Upkeep { workshop: self.workshop.clone(), number, salt: self.salts.0.next_u64() })
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let last = self.last_index();
+        self.write(Kind::Close, last, &[&[]])?;
+        self.sync()?;
+        self.dead = Some(Error::new(Status::Closed, "it was closed"));
+        Ok(())
+    }
+}
