@@ -159,6 +159,13 @@ impl MemoryEngine {
             match &request.op {
                 Op::Acquire { key, spec, wait_ms, req } => return self.acquire(request.session, key, spec, *wait_ms, *req, park),
                 Op::Release { key, token } => return self.release(request.session, key, *token),
+                Op::Renew { key, token, ttl_ms } => {
+                    let now = Now::At(self.now());
+                    let act = |shard: &mut Shard, cx: &mut Cx<'_>, hash| shard.renew(cx, hash, key, request.session, *token, *ttl_ms);
+                    if let Some(outcome) = self.one(key, now, || (), act)? {
+                        return Ok(outcome);
+                    }
+                }
                 Op::RenewSession => {
                     if let Some(outcome) = self.hub.renew_session(request.session, self.now()) {
                         return Ok(outcome);
@@ -178,28 +185,47 @@ impl MemoryEngine {
         outcome
     }
 
+    /// Runs an operation on one key under its shard's lock alone; `None` when it concerns more than that.
+    /// `park` is called when it waits.
     #[inline]
-    fn acquire(&self, session: SessionId, key: &Key, spec: &Spec, wait: Wait, req: u64, park: &mut dyn FnMut(OpId)) -> Result<Outcome> {
-        self.ready()?;
+    fn one(
+        &self,
+        key: &Key,
+        now: Now<'_>,
+        park: impl FnOnce(),
+        act: impl FnOnce(&mut Shard, &mut Cx<'_>, u64) -> Step,
+    ) -> Result<Option<Outcome>> {
         let hash = self.hub.hash(key);
-        let now = self.now();
         let unwind = Unwind(self);
         let mut shard = self.cell(hash)?;
-        let mut cx = Cx::new(&self.hub, Now::At(now), false);
-        let step = shard.acquire(&mut cx, hash, key, Asks { session, req, flags: 0 }, spec, wait);
+        let mut cx = Cx::new(&self.hub, now, false);
+        let step = act(&mut shard, &mut cx, hash);
         if let Step::Done(Outcome::Queued { .. }) = step {
-            park(OpId { session, req });
+            park();
         }
         std::mem::forget(unwind);
         self.finish(cx, shard);
-        match step {
-            Step::Done(outcome) => Ok(outcome),
-            Step::Escalate => {
-                let op = Op::Acquire { key: key.clone(), spec: spec.clone(), wait_ms: wait, req };
-                let request = Request { session, seq: 0, op };
-                self.whole(|world| self.run_whole(world, &request, park))
-            }
+        Ok(match step {
+            Step::Done(outcome) => Some(outcome),
+            Step::Escalate => None,
+        })
+    }
+
+    #[inline]
+    fn acquire(&self, session: SessionId, key: &Key, spec: &Spec, wait: Wait, req: u64, park: &mut dyn FnMut(OpId)) -> Result<Outcome> {
+        self.ready()?;
+        let asks = Asks { session, req, flags: 0 };
+        let done = self.one(
+            key,
+            Now::At(self.now()),
+            || park(OpId { session, req }),
+            |shard, cx, hash| shard.acquire(cx, hash, key, asks, spec, wait),
+        )?;
+        if let Some(outcome) = done {
+            return Ok(outcome);
         }
+        let request = Request { session, seq: 0, op: Op::Acquire { key: key.clone(), spec: spec.clone(), wait_ms: wait, req } };
+        self.whole(|world| self.run_whole(world, &request, park))
     }
 
     /// Takes a lock if it is free. `req` is the caller's number for the request, as in [`Op::Acquire`].
@@ -218,21 +244,13 @@ impl MemoryEngine {
     #[inline]
     pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
         self.ready()?;
-        let hash = self.hub.hash(key);
         let read = || self.now();
-        let unwind = Unwind(self);
-        let mut shard = self.cell(hash)?;
-        let mut cx = Cx::new(&self.hub, Now::Unread(&read), false);
-        let step = shard.release(&mut cx, hash, key, session, token);
-        std::mem::forget(unwind);
-        self.finish(cx, shard);
-        match step {
-            Step::Done(outcome) => Ok(outcome),
-            Step::Escalate => {
-                let request = Request { session, seq: 0, op: Op::Release { key: key.clone(), token } };
-                self.whole(|world| world.execute(&request))
-            }
+        let done = self.one(key, Now::Unread(&read), || (), |shard, cx, hash| shard.release(cx, hash, key, session, token))?;
+        if let Some(outcome) = done {
+            return Ok(outcome);
         }
+        let request = Request { session, seq: 0, op: Op::Release { key: key.clone(), token } };
+        self.whole(|world| world.execute(&request))
     }
 
     /// Runs an operation and, if it has to wait for a lock, blocks until the wait ends.

@@ -90,7 +90,7 @@ impl Default for Spec {
     }
 }
 
-/// How long to wait for a lock: `None` not at all, otherwise at most this long in ms; `u64::MAX` for as long as the session lives.
+/// How long to wait for a lock: `None` or 0 not at all, otherwise at most this long in ms; `u64::MAX` for as long as the session lives.
 pub type Wait = Option<u64>;
 
 /// An operation.

@@ -284,15 +284,19 @@ impl Shard {
         if holds != NONE || (extra != NONE && (self.extras[extra].first != NONE || self.extras[extra].delay_until != 0)) {
             return;
         }
-        let Some(key) = self.entries[entry].key.take() else { return };
-        if let Ok(bucket) = self.table.find_entry(cx.hub.hash(&key), |&e| e == entry) {
-            bucket.remove();
-        }
+        let Some(key) = &self.entries[entry].key else { return };
+        let hash = cx.hub.hash(key);
+        self.forget(hash, entry);
         if extra != NONE {
-            self.extras[extra].entry = NONE;
             self.extras.give(extra);
         }
-        self.entries[entry].extra = NONE;
+    }
+
+    fn forget(&mut self, hash: u64, entry: u32) {
+        if let Ok(bucket) = self.table.find_entry(hash, |&e| e == entry) {
+            bucket.remove();
+        }
+        self.entries[entry].key = None;
         self.entries.give(entry);
     }
 
@@ -597,15 +601,16 @@ impl Shard {
     /// `asks`: who, under which number, and with which flags.
     #[inline]
     pub(crate) fn acquire(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, asks: Asks, spec: &Spec, wait: Wait) -> Step {
-        if let Err(refusal) = cx.hub.check_spec(spec, 1) {
-            return refuse(refusal);
-        }
         let (now, hub) = (cx.now(), cx.hub);
         // With this shard at hand the session cannot be cleared away, so what is granted here will be found when it ends.
         let Some(slot) = hub.sessions.living(asks.session, now) else { return refuse(Refusal::NoSession) };
+        if let Err(refusal) = hub.check_spec(spec, 1) {
+            return refuse(refusal);
+        }
         if slot.was_cancelled(asks.req) {
             return refuse(Refusal::Cancelled);
         }
+        let wait = wait.filter(|ms| *ms != 0);
         let asker = &Asker { session: asks.session, slot, req: asks.req, flags: asks.flags };
         if self.spare == 0 && !self.need(cx, 1) {
             // Other shards may have places to spare.
@@ -709,25 +714,19 @@ impl Shard {
         self.enqueue(cx, asker, entry, ticket, wait, Terms::of(spec, GROUP))
     }
 
-    /// The grant of `session` with this token, if it is current. One whose session has ended, or that has run out as far as
-    /// the time is known, is not.
-    fn current(&self, cx: &Cx<'_>, entry: u32, session: SessionId, token: Token) -> Option<u32> {
+    /// The grant of the session in `slot` with this token, unless it has run out as far as the time is known.
+    fn current(&self, cx: &Cx<'_>, entry: u32, session: SessionId, slot: &Slot, token: Token) -> Option<u32> {
         let mut record = self.entries[entry].holds;
         while record != NONE && self.records[record].id != token.0 {
             record = self.records[record].next_in_entry;
         }
-        if record == NONE {
-            return None;
-        }
-        let slot = self.slot_of(cx, record)?;
-        Self::is_current(cx, &self.records[record], slot, session).then_some(record)
+        (record != NONE && self.is_current(cx, record, session, slot)).then_some(record)
     }
 
-    /// Whether the grant is that of `session`, which has not ended, and has not run out as far as the time is known.
-    fn is_current(cx: &Cx<'_>, record: &Record, slot: &Slot, session: SessionId) -> bool {
-        slot.id() == session
-            && matches!(slot.life(), Life::Renewed(_))
-            && cx.known_now().is_none_or(|now| now < Self::deadline(record, slot).0)
+    #[inline]
+    fn is_current(&self, cx: &Cx<'_>, record: u32, session: SessionId, slot: &Slot) -> bool {
+        let r = &self.records[record];
+        self.lists[r.list].slot == Sessions::slot_number(session) && cx.known_now().is_none_or(|now| now < Self::deadline(r, slot).0)
     }
 
     fn not_holder(&self, entry: Option<u32>) -> Step {
@@ -740,23 +739,18 @@ impl Shard {
 
     #[inline]
     pub(crate) fn release(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token) -> Step {
-        let entries = &self.entries;
-        let Ok(bucket) = self.table.find_entry(hash, |&e| entries[e].key.as_ref() == Some(key)) else {
-            return self.not_holder(None);
-        };
-        let entry = *bucket.get();
+        let hub = cx.hub;
+        let living = |slot: &&Slot| matches!(slot.life(), Life::Renewed(_));
+        let Some(slot) = hub.sessions.find(session).filter(living) else { return refuse(Refusal::NoSession) };
+        let Some(entry) = self.find(hash, key) else { return self.not_holder(None) };
         let first = self.entries[entry].holds;
         let plain = self.entries[entry].extra == NONE && first != NONE;
         if plain && self.records[first].delay == 0 && self.records[first].amount == 1 {
-            let r = &self.records[first];
-            let slot = cx.hub.sessions.at(self.lists[r.list].slot);
-            if r.id != token.0 || !slot.is_some_and(|slot| Self::is_current(cx, r, slot, session)) {
-                return Step::Done(Outcome::NotHolder { current: Token(r.id) });
+            if self.records[first].id != token.0 || !self.is_current(cx, first, session, slot) {
+                return self.not_holder(Some(entry));
             }
             // Nobody waits and nobody else holds: the key is forgotten.
-            bucket.remove();
-            self.entries[entry].key = None;
-            self.entries.give(entry);
+            self.forget(hash, entry);
             self.discard(cx, first);
             return Step::Done(Outcome::Released { left: 0 });
         }
@@ -768,8 +762,9 @@ impl Shard {
             return Step::Escalate;
         }
         // Who waits must know what time it is, and so must a lock-delay.
-        cx.now();
-        let Some(record) = self.current(cx, entry, session, token) else { return self.not_holder(Some(entry)) };
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        let Some(record) = self.current(cx, entry, session, slot, token) else { return self.not_holder(Some(entry)) };
         let r = &mut self.records[record];
         if r.kind() == 0 && r.amount > 1 {
             r.amount -= 1;
@@ -780,13 +775,13 @@ impl Shard {
     }
 
     pub(crate) fn renew(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token, ttl: u32) -> Step {
-        let now = cx.now();
-        let p = &cx.hub.params;
-        if !(p.min_ttl_ms..=p.max_ttl_ms).contains(&ttl) {
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        if !(hub.params.min_ttl_ms..=hub.params.max_ttl_ms).contains(&ttl) {
             return refuse(Refusal::Invalid(Fault::Ttl));
         }
         let entry = self.find(hash, key);
-        let Some(record) = entry.and_then(|e| self.current(cx, e, session, token)) else { return self.not_holder(entry) };
+        let Some(record) = entry.and_then(|e| self.current(cx, e, session, slot, token)) else { return self.not_holder(entry) };
         let r = &mut self.records[record];
         (r.ttl, r.since) = (ttl, now);
         self.arm_hold(cx, record);

@@ -235,6 +235,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
 
     fn acquire_all(&mut self, asks: Asks, keys: &[Key], spec: &Spec, wait: Wait) -> Outcome {
         let (hub, Asks { session, req, flags }) = (self.hub(), asks);
+        let wait = wait.filter(|ms| *ms != 0);
         let refused = |r| Outcome::Refused(r);
         if let Err(refusal) = hub.check_spec(spec, keys.len()) {
             return refused(refusal);
@@ -435,13 +436,19 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         let now = self.cx.now();
         let hub = self.hub();
         let mut left = hub.params.slice.max(1);
-        self.bury(&mut left);
         let mut heads = self.due_heads(now);
         while left > 0 {
             if std::mem::take(&mut self.cx.overdue) {
                 heads = self.due_heads(now);
             }
-            let session = hub.sessions.index().due(&hub.sessions, now);
+            let (dying, session) = {
+                let mut index = hub.sessions.index();
+                (!index.dying.is_empty(), index.due(&hub.sessions, now))
+            };
+            if dying {
+                self.bury(&mut left);
+                continue;
+            }
             match heads.peek() {
                 Some(&Reverse((at, id, number))) if session.is_none_or(|(ends, _)| at < ends) => {
                     heads.pop();
@@ -457,7 +464,6 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                     if let Some(slot) = hub.sessions.find(id) {
                         hub.sessions.judge(slot, now);
                     }
-                    self.bury(&mut left);
                 }
             }
         }

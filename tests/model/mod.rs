@@ -1,0 +1,712 @@
+//! A naive ledger: lists that are searched from end to end, no shards, no timers, no laziness. It says what the real one must
+//! answer, operation by operation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tenure::base::{Key, SessionId, Token};
+use tenure::ledger::{
+    Event, Fault, Holder, LimitKind, LockInfo, LossReason, Mode, Obstacle, Op, Outcome, Params, Refusal, Renew, Request, SessionInfo, Spec,
+    Stamp, Wait, WaitEnd, Waiter,
+};
+
+#[derive(Clone, Debug)]
+struct Session {
+    nonce: u128,
+    name: String,
+    ttl: u64,
+    renewed: u64,
+    /// When and why it ended; only while its things are being cleared away.
+    ended: Option<(u64, LossReason)>,
+    floor: u64,
+    answers: BTreeMap<u64, (u64, Outcome)>,
+    cancelled: Vec<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Hold {
+    id: u64,
+    session: u64,
+    at: u64,
+    since: u64,
+    req: u64,
+    depth: u32,
+    spec: Spec,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    id: u64,
+    session: u64,
+    at: u64,
+    until: u64,
+    req: u64,
+    seq: bool,
+    group: Option<u64>,
+    spec: Spec,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lock {
+    holds: Vec<Hold>,
+    queue: Vec<Place>,
+    delay: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    params: Params,
+    pub now: u64,
+    clock: (u64, u64, u64),
+    pub counter: u64,
+    serial: u64,
+    sessions: BTreeMap<u64, Session>,
+    locks: BTreeMap<Key, Lock>,
+    groups: BTreeMap<u64, (u64, u64, Vec<Key>)>,
+    ready: BTreeSet<u64>,
+    dying: Vec<u64>,
+    events: Vec<Event>,
+}
+
+enum Due {
+    Session(u64),
+    Hold(Key, u64),
+    Place(Key, u64),
+    Delay(Key),
+}
+
+impl Model {
+    pub fn new(params: Params) -> Model {
+        Model {
+            params,
+            now: 0,
+            clock: (0, 0, 0),
+            counter: 0,
+            serial: 0,
+            sessions: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            dying: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    pub fn apply(&mut self, log_term: u64, stamp: &Stamp, ops: &[Request]) -> (Vec<Outcome>, Vec<Event>) {
+        if stamp.term == log_term {
+            let (term, boot, last) = self.clock;
+            if (term, boot) == (stamp.term, stamp.boot) {
+                self.now += stamp.ticks_ms.saturating_sub(last).min(self.params.max_step_ms);
+                self.clock.2 = last.max(stamp.ticks_ms);
+            } else {
+                self.clock = (stamp.term, stamp.boot, stamp.ticks_ms);
+            }
+        }
+        self.expire();
+        let outcomes = ops.iter().map(|r| self.execute(r)).collect();
+        (outcomes, std::mem::take(&mut self.events))
+    }
+
+    pub fn pass(&mut self, ms: u64) -> Vec<Event> {
+        self.now += ms;
+        self.expire();
+        std::mem::take(&mut self.events)
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    fn session_ends(&self, id: u64) -> u64 {
+        let s = &self.sessions[&id];
+        s.renewed + s.ttl + 1
+    }
+
+    fn ends(&self, h: &Hold) -> (u64, LossReason) {
+        let s = &self.sessions[&h.session];
+        let from = if h.spec.renew == Renew::Manual { h.since } else { h.since.max(s.renewed) };
+        let own = from + u64::from(h.spec.ttl_ms) + 1;
+        if own < self.session_ends(h.session) {
+            (own, LossReason::Expired)
+        } else {
+            (self.session_ends(h.session), LossReason::SessionExpired)
+        }
+    }
+
+    fn remaining(&self, h: &Hold) -> u64 {
+        self.ends(h).0.saturating_sub(self.now + 1)
+    }
+
+    fn next_due(&self) -> Option<(u64, u8, u64, Due)> {
+        let mut all = Vec::new();
+        for (id, _) in self.sessions.iter().filter(|s| s.1.ended.is_none()) {
+            all.push((self.session_ends(*id), 0, *id, Due::Session(*id)));
+        }
+        for (key, lock) in &self.locks {
+            for h in &lock.holds {
+                all.push((self.ends(h).0, 1, h.id, Due::Hold(key.clone(), h.id)));
+            }
+            for p in &lock.queue {
+                all.push((p.until, 1, p.id, Due::Place(key.clone(), p.id)));
+            }
+            if let Some((until, id)) = lock.delay {
+                all.push((until, 1, id, Due::Delay(key.clone())));
+            }
+        }
+        all.into_iter().filter(|d| d.0 <= self.now).min_by_key(|d| (d.0, d.1, d.2))
+    }
+
+    fn expire(&mut self) {
+        loop {
+            self.bury_dying();
+            let Some((_, _, _, due)) = self.next_due() else { return };
+            match due {
+                Due::Session(id) => assert!(!self.alive(id)),
+                Due::Hold(key, id) => {
+                    let (at, why) = self.ends(self.locks[&key].holds.iter().find(|h| h.id == id).unwrap());
+                    self.lose(&key, id, at, why, None);
+                    self.pump(&key);
+                }
+                Due::Place(key, id) => {
+                    let place = self.locks[&key].queue.iter().find(|p| p.id == id).unwrap().clone();
+                    match place.group {
+                        Some(first) => self.end_group(first, WaitEnd::Timeout),
+                        None => {
+                            self.end_wait(&key, id, WaitEnd::Timeout);
+                            self.pump(&key);
+                        }
+                    }
+                }
+                Due::Delay(key) => {
+                    self.locks.get_mut(&key).unwrap().delay = None;
+                    self.pump(&key);
+                }
+            }
+            self.serve_groups();
+            self.tidy();
+        }
+    }
+
+    fn bury_dying(&mut self) {
+        while !self.dying.is_empty() {
+            let id = self.dying.remove(0);
+            let (at, why) = self.sessions[&id].ended.unwrap();
+            self.bury(id, at, why);
+        }
+    }
+
+    fn bury(&mut self, id: u64, at: u64, why: LossReason) {
+        let wait_end = if why == LossReason::Closed { WaitEnd::SessionClosed } else { WaitEnd::SessionExpired };
+        loop {
+            let mut things: Vec<(u64, Key, Option<Option<u64>>)> = Vec::new();
+            for (key, lock) in &self.locks {
+                things.extend(lock.holds.iter().filter(|h| h.session == id).map(|h| (h.id, key.clone(), None)));
+                things.extend(lock.queue.iter().filter(|p| p.session == id).map(|p| (p.id, key.clone(), Some(p.group))));
+            }
+            let Some((thing, key, place)) = things.into_iter().min_by_key(|t| t.0) else { break };
+            match place {
+                None => {
+                    self.lose(&key, thing, at, why, None);
+                    self.pump(&key);
+                }
+                Some(None) => {
+                    self.end_wait(&key, thing, wait_end);
+                    self.pump(&key);
+                }
+                Some(Some(first)) => self.end_group(first, wait_end),
+            }
+            self.serve_groups();
+        }
+        self.sessions.remove(&id);
+        self.events.push(Event::SessionEnded { session: SessionId(id), why });
+        self.tidy();
+    }
+
+    /// A session whose time has come ends when it is looked at.
+    fn alive(&mut self, id: u64) -> bool {
+        let Some(s) = self.sessions.get_mut(&id) else { return false };
+        let ends = s.renewed + s.ttl + 1;
+        if s.ended.is_none() && ends <= self.now {
+            s.ended = Some((ends, LossReason::SessionExpired));
+            self.dying.push(id);
+        }
+        s.ended.is_none()
+    }
+
+    // ---- changes -------------------------------------------------------------------------------
+
+    fn lose(&mut self, key: &Key, id: u64, at: u64, why: LossReason, delay: Option<u32>) {
+        let lock = self.locks.get_mut(key).unwrap();
+        let at_index = lock.holds.iter().position(|h| h.id == id).unwrap();
+        let hold = lock.holds.remove(at_index);
+        if why == LossReason::Closed {
+            return;
+        }
+        let delay = u64::from(delay.unwrap_or(hold.spec.lock_delay_ms));
+        if delay > 0 && at + delay > lock.delay.map_or(0, |d| d.0) {
+            lock.delay = Some((at + delay, id));
+        }
+        self.events.push(Event::Lost { session: SessionId(hold.session), key: key.clone(), token: Token(id), why });
+    }
+
+    fn settle(&mut self, session: u64, req: u64, outcome: Outcome) {
+        for answer in self.sessions.get_mut(&session).unwrap().answers.values_mut() {
+            if answer.0 == req && matches!(answer.1, Outcome::Queued { .. }) {
+                answer.1 = outcome;
+            }
+        }
+    }
+
+    fn end_wait(&mut self, key: &Key, id: u64, why: WaitEnd) {
+        let lock = self.locks.get_mut(key).unwrap();
+        let at = lock.queue.iter().position(|p| p.id == id).unwrap();
+        let place = lock.queue.remove(at);
+        if place.seq {
+            self.settle(place.session, place.req, Outcome::WaitEnded(why));
+        }
+        self.events.push(Event::WaitEnded { session: SessionId(place.session), req: place.req, why });
+    }
+
+    fn end_group(&mut self, first: u64, why: WaitEnd) {
+        let Some((session, req, keys)) = self.groups.remove(&first) else { return };
+        let mut touched = Vec::new();
+        for key in &keys {
+            let lock = self.locks.get_mut(key).unwrap();
+            let at = lock.queue.iter().position(|p| p.group == Some(first)).unwrap();
+            if lock.queue.remove(at).seq {
+                self.settle(session, req, Outcome::WaitEnded(why));
+            }
+            touched.push(key);
+        }
+        self.events.push(Event::WaitEnded { session: SessionId(session), req, why });
+        for key in touched {
+            self.pump(key);
+        }
+    }
+
+    fn fits(lock: &Lock, spec: &Spec) -> bool {
+        let used: u64 = lock.holds.iter().map(|h| if let Mode::Permits { count, .. } = h.spec.mode { u64::from(count) } else { 0 }).sum();
+        match (lock.holds.first().map(|h| h.spec.mode), spec.mode) {
+            (None, _) | (Some(Mode::Shared), Mode::Shared) => true,
+            (Some(Mode::Permits { .. }), Mode::Permits { count, limit }) => used + u64::from(count) <= u64::from(limit),
+            _ => false,
+        }
+    }
+
+    fn pump(&mut self, key: &Key) {
+        loop {
+            let Some(place) = self.locks.get(key).and_then(|l| l.queue.first()).cloned() else { return };
+            let (alive, over) = (self.alive(place.session), place.until <= self.now);
+            let lock = &self.locks[key];
+            let free = lock.delay.is_none_or(|d| d.0 <= self.now) && Self::fits(lock, &place.spec);
+            if let Some(first) = place.group {
+                if !alive || over || free {
+                    self.ready.insert(first);
+                }
+                return;
+            }
+            if !alive {
+                self.end_wait(key, place.id, self.wait_end(place.session));
+            } else if over {
+                self.end_wait(key, place.id, WaitEnd::Timeout);
+            } else if free {
+                self.counter += 1;
+                let remaining_ms = self.promote(key, self.counter);
+                let token = Token(self.counter);
+                if place.seq {
+                    self.settle(place.session, place.req, Outcome::Granted { token, remaining_ms, depth: 1 });
+                }
+                self.events.push(Event::Granted { session: SessionId(place.session), req: place.req, token, remaining_ms });
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn wait_end(&self, session: u64) -> WaitEnd {
+        match self.sessions[&session].ended {
+            Some((_, LossReason::Closed)) => WaitEnd::SessionClosed,
+            _ => WaitEnd::SessionExpired,
+        }
+    }
+
+    fn promote(&mut self, key: &Key, token: u64) -> u64 {
+        let now = self.now;
+        let lock = self.locks.get_mut(key).unwrap();
+        let p = lock.queue.remove(0);
+        let hold = Hold { id: token, session: p.session, at: now, since: now, req: p.req, depth: 1, spec: p.spec };
+        lock.holds.push(hold.clone());
+        self.remaining(&hold)
+    }
+
+    fn serve_groups(&mut self) {
+        while let Some(first) = self.ready.pop_first() {
+            let Some((session, req, keys)) = self.groups.get(&first).cloned() else { continue };
+            let until = self.locks[&keys[0]].queue.iter().find(|p| p.group == Some(first)).unwrap().until;
+            if !self.alive(session) {
+                self.end_group(first, self.wait_end(session));
+                continue;
+            }
+            let at_head = |k: &&Key| self.locks[*k].queue[0].group == Some(first);
+            if keys.iter().find(at_head).is_some() && until <= self.now && keys.first().filter(at_head).is_some() {
+                self.end_group(first, WaitEnd::Timeout);
+                continue;
+            }
+            let free = |k: &Key| {
+                let lock = &self.locks[k];
+                let head = &lock.queue[0];
+                head.group == Some(first) && lock.delay.is_none_or(|d| d.0 <= self.now) && Self::fits(lock, &head.spec)
+            };
+            if !keys.iter().all(free) {
+                continue;
+            }
+            self.groups.remove(&first);
+            let token = self.counter + 1;
+            self.counter += keys.len() as u64;
+            let seq = self.locks[&keys[0]].queue[0].seq;
+            let left: Vec<u64> = keys.iter().zip(token..).map(|(k, t)| self.promote(k, t)).collect();
+            let remaining_ms = left.into_iter().min().unwrap();
+            if seq {
+                self.settle(session, req, Outcome::Granted { token: Token(token), remaining_ms, depth: 1 });
+            }
+            self.events.push(Event::Granted { session: SessionId(session), req, token: Token(token), remaining_ms });
+            for key in &keys {
+                self.pump(key);
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        self.locks.retain(|_, l| !l.holds.is_empty() || !l.queue.is_empty() || l.delay.is_some());
+    }
+
+    // ---- operations ----------------------------------------------------------------------------
+
+    pub fn execute(&mut self, r: &Request) -> Outcome {
+        let outcome = self.judge(r);
+        self.serve_groups();
+        self.tidy();
+        outcome
+    }
+
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn judge(&mut self, r: &Request) -> Outcome {
+        match &r.op {
+            Op::Tick => return Outcome::Ticked,
+            Op::OpenSession { nonce, name, ttl_ms } => return self.open(*nonce, name, *ttl_ms),
+            Op::ForceRelease { key, token, delay_ms } => return self.force(key, *token, *delay_ms),
+            _ => {}
+        }
+        let id = r.session.0;
+        if !self.alive(id) {
+            return Outcome::Refused(Refusal::NoSession);
+        }
+        if r.seq == 0 {
+            return self.of_session(id, &r.op, false);
+        }
+        let s = &self.sessions[&id];
+        if let Some((_, known)) = s.answers.get(&r.seq) {
+            return *known;
+        }
+        if r.seq <= s.floor {
+            return Outcome::Refused(Refusal::Forgotten);
+        }
+        let outcome = self.of_session(id, &r.op, true);
+        let req = if let Op::Acquire { req, .. } | Op::AcquireAll { req, .. } = &r.op { *req } else { 0 };
+        let window = self.params.window as usize;
+        if let Some(s) = self.sessions.get_mut(&id) {
+            s.answers.insert(r.seq, (req, outcome));
+            if s.answers.len() > window {
+                s.floor = s.floor.max(s.answers.pop_first().unwrap().0);
+            }
+        }
+        outcome
+    }
+
+    fn open(&mut self, nonce: u128, name: &str, ttl: u32) -> Outcome {
+        if name.is_empty() || name.len() > 64 {
+            return Outcome::Refused(Refusal::Invalid(Fault::Name));
+        }
+        if ttl < self.params.min_ttl_ms || ttl > self.params.max_ttl_ms {
+            return Outcome::Refused(Refusal::Invalid(Fault::Ttl));
+        }
+        if let Some((id, _)) = self.sessions.iter().find(|(_, s)| s.nonce == nonce) {
+            return Outcome::Session { id: SessionId(*id), remaining_ms: self.session_ends(*id) - self.now - 1 };
+        }
+        if self.sessions.len() as u64 >= self.params.max_sessions {
+            return Outcome::Refused(Refusal::Limit { kind: LimitKind::Sessions, max: self.params.max_sessions });
+        }
+        self.serial += 1;
+        let slot = (0..).find(|n| self.sessions.keys().all(|id| id & 0xff_ffff != *n)).unwrap();
+        let id = self.serial << 24 | slot;
+        let session = Session {
+            nonce,
+            name: name.to_owned(),
+            ttl: u64::from(ttl),
+            renewed: self.now,
+            ended: None,
+            floor: 0,
+            answers: BTreeMap::new(),
+            cancelled: Vec::new(),
+        };
+        self.sessions.insert(id, session);
+        Outcome::Session { id: SessionId(id), remaining_ms: u64::from(ttl) }
+    }
+
+    fn force(&mut self, key: &Key, token: Option<Token>, delay: Option<u32>) -> Outcome {
+        if delay.is_some_and(|d| d > self.params.max_ttl_ms) {
+            return Outcome::Refused(Refusal::Invalid(Fault::LockDelay));
+        }
+        let Some(lock) = self.locks.get(key) else { return Outcome::ReleasedMany { count: 0 } };
+        let ids: Vec<u64> = lock.holds.iter().map(|h| h.id).filter(|id| token.is_none_or(|t| t.0 == *id)).collect();
+        for id in &ids {
+            self.lose(key, *id, self.now, LossReason::Forced, delay);
+        }
+        self.pump(key);
+        Outcome::ReleasedMany { count: ids.len() as u64 }
+    }
+
+    fn of_session(&mut self, id: u64, op: &Op, seq: bool) -> Outcome {
+        match op {
+            Op::RenewSession => {
+                let now = self.now;
+                let s = self.sessions.get_mut(&id).unwrap();
+                s.renewed = now;
+                Outcome::Renewed { remaining_ms: s.ttl }
+            }
+            Op::CloseSession => {
+                self.sessions.get_mut(&id).unwrap().ended = Some((0, LossReason::Closed));
+                self.dying.push(id);
+                self.bury_dying();
+                Outcome::Closed
+            }
+            Op::Acquire { key, spec, wait_ms, req } => self.acquire(id, std::slice::from_ref(key), spec, *wait_ms, *req, seq, false),
+            Op::AcquireAll { keys, spec, wait_ms, req } => self.acquire(id, keys, spec, *wait_ms, *req, seq, true),
+            Op::Cancel { keys, req } => self.cancel(id, keys, *req),
+            Op::Release { key, token } => self.release(id, key, *token),
+            Op::ReleaseAll => {
+                let mut held: Vec<(u64, Key)> = Vec::new();
+                for (key, lock) in &self.locks {
+                    held.extend(lock.holds.iter().filter(|h| h.session == id).map(|h| (h.id, key.clone())));
+                }
+                held.sort();
+                for (token, key) in &held {
+                    self.locks.get_mut(key).unwrap().holds.retain(|h| h.id != *token);
+                    self.pump(key);
+                }
+                Outcome::ReleasedMany { count: held.len() as u64 }
+            }
+            Op::Renew { key, token, ttl_ms } => {
+                if *ttl_ms < self.params.min_ttl_ms || *ttl_ms > self.params.max_ttl_ms {
+                    return Outcome::Refused(Refusal::Invalid(Fault::Ttl));
+                }
+                let now = self.now;
+                let Some(lock) = self.locks.get_mut(key) else { return Outcome::NotHolder { current: Token(0) } };
+                let current = Token(lock.holds.first().map_or(0, |h| h.id));
+                let Some(h) = lock.holds.iter_mut().find(|h| h.id == token.0 && h.session == id) else {
+                    return Outcome::NotHolder { current };
+                };
+                (h.spec.ttl_ms, h.since) = (*ttl_ms, now);
+                let h = h.clone();
+                Outcome::Renewed { remaining_ms: self.remaining(&h) }
+            }
+            Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => unreachable!(),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn acquire(&mut self, id: u64, keys: &[Key], spec: &Spec, wait: Wait, req: u64, seq: bool, all: bool) -> Outcome {
+        let (p, now) = (self.params, self.now);
+        let refuse = Outcome::Refused;
+        if spec.ttl_ms < p.min_ttl_ms || spec.ttl_ms > p.max_ttl_ms {
+            return refuse(Refusal::Invalid(Fault::Ttl));
+        }
+        if spec.lock_delay_ms > p.max_ttl_ms {
+            return refuse(Refusal::Invalid(Fault::LockDelay));
+        }
+        if matches!(spec.mode, Mode::Permits { count, limit } if count == 0 || count > limit) {
+            return refuse(Refusal::Invalid(Fault::Permits));
+        }
+        if spec.reentrant && (keys.len() != 1 || spec.mode != Mode::Exclusive) {
+            return refuse(Refusal::Invalid(Fault::Reentrant));
+        }
+        if spec.metadata.len() > p.max_metadata as usize {
+            return refuse(Refusal::Limit { kind: LimitKind::MetadataBytes, max: u64::from(p.max_metadata) });
+        }
+        if keys.is_empty() || (1..keys.len()).any(|i| keys[..i].contains(&keys[i])) {
+            return refuse(Refusal::Invalid(Fault::Keys));
+        }
+        if keys.len() > p.max_keys as usize {
+            return refuse(Refusal::Limit { kind: LimitKind::KeysPerRequest, max: u64::from(p.max_keys) });
+        }
+        if self.sessions[&id].cancelled.contains(&req) {
+            return refuse(Refusal::Cancelled);
+        }
+        if self.locks_in_use() + keys.len() as u64 > p.max_locks {
+            return refuse(Refusal::Limit { kind: LimitKind::Locks, max: p.max_locks });
+        }
+        let wait = wait.filter(|ms| *ms > 0);
+        let mut blocked = None;
+        for key in keys {
+            let Some(lock) = self.locks.get(key) else { continue };
+            let limits = lock.holds.iter().map(|h| h.spec.mode).chain(lock.queue.iter().map(|p| p.spec.mode));
+            let limit = limits.filter_map(|m| if let Mode::Permits { limit, .. } = m { Some(limit) } else { None }).next();
+            if let (Mode::Permits { limit: mine, .. }, Some(theirs)) = (spec.mode, limit) {
+                if mine != theirs {
+                    return refuse(Refusal::Invalid(Fault::PermitLimit));
+                }
+            }
+            if !all && spec.reentrant {
+                let first = lock.holds.first().filter(|h| h.session == id && h.spec.reentrant && h.spec.mode == Mode::Exclusive);
+                if first.is_some() {
+                    let h = &mut self.locks.get_mut(key).unwrap().holds[0];
+                    (h.depth, h.req) = (h.depth + 1, req);
+                    let h = h.clone();
+                    return Outcome::Granted { token: Token(h.id), remaining_ms: self.remaining(&h), depth: h.depth };
+                }
+            }
+            let free = lock.queue.is_empty() && lock.delay.is_none() && Self::fits(lock, spec);
+            let full = lock.queue.len() >= p.max_waiters_per_key as usize;
+            if wait.is_some() && full && (all || !free) {
+                return refuse(Refusal::Limit { kind: LimitKind::WaitersPerKey, max: u64::from(p.max_waiters_per_key) });
+            }
+            if blocked.is_none() && !free {
+                blocked = Some((self.obstacle(lock), lock.queue.len() as u32));
+            }
+        }
+        match (blocked, wait) {
+            (Some((obstacle, _)), None) => Outcome::Held(obstacle),
+            (None, _) => {
+                let first = self.counter + 1;
+                let mut left = Vec::new();
+                for key in keys {
+                    self.counter += 1;
+                    let hold = Hold { id: self.counter, session: id, at: now, since: now, req, depth: 1, spec: spec.clone() };
+                    left.push(self.remaining(&hold));
+                    self.locks.entry(key.clone()).or_default().holds.push(hold);
+                }
+                Outcome::Granted { token: Token(first), remaining_ms: left.into_iter().min().unwrap(), depth: 1 }
+            }
+            (Some((_, position)), Some(wait)) => {
+                let first = self.counter + 1;
+                for key in keys {
+                    self.counter += 1;
+                    let group = all.then_some(first);
+                    let until = now.saturating_add(wait);
+                    let place = Place { id: self.counter, session: id, at: now, until, req, seq, group, spec: spec.clone() };
+                    self.locks.entry(key.clone()).or_default().queue.push(place);
+                }
+                if all {
+                    self.groups.insert(first, (id, req, keys.to_vec()));
+                }
+                Outcome::Queued { position }
+            }
+        }
+    }
+
+    fn obstacle(&self, lock: &Lock) -> Obstacle {
+        let delay_ms = lock.delay.map_or(0, |d| d.0.saturating_sub(self.now));
+        match lock.holds.first() {
+            None => Obstacle { delay_ms, ..Obstacle::default() },
+            Some(h) => Obstacle { token: Token(h.id), session: SessionId(h.session), remaining_ms: self.remaining(h), delay_ms },
+        }
+    }
+
+    fn cancel(&mut self, id: u64, keys: &[Key], req: u64) -> Outcome {
+        let (mut found, mut was_granted) = (false, false);
+        for key in keys {
+            let Some(lock) = self.locks.get_mut(key) else { continue };
+            if let Some(at) = lock.holds.iter().position(|h| h.session == id && h.req == req) {
+                (found, was_granted) = (true, true);
+                if lock.holds[at].depth > 1 {
+                    lock.holds[at].depth -= 1;
+                } else {
+                    lock.holds.remove(at);
+                    self.pump(key);
+                }
+            } else if let Some(place) = lock.queue.iter().find(|p| p.session == id && p.req == req).cloned() {
+                found = true;
+                match place.group {
+                    Some(first) => self.end_group(first, WaitEnd::Cancelled),
+                    None => {
+                        self.end_wait(key, place.id, WaitEnd::Cancelled);
+                        self.pump(key);
+                    }
+                }
+            }
+        }
+        let s = self.sessions.get_mut(&id).unwrap();
+        if !found && !s.cancelled.contains(&req) {
+            s.cancelled.push(req);
+            if s.cancelled.len() > 64 {
+                s.cancelled.remove(0);
+            }
+        }
+        Outcome::Cancelled { was_granted }
+    }
+
+    fn release(&mut self, id: u64, key: &Key, token: Token) -> Outcome {
+        let Some(lock) = self.locks.get_mut(key) else { return Outcome::NotHolder { current: Token(0) } };
+        let current = Token(lock.holds.first().map_or(0, |h| h.id));
+        let Some(at) = lock.holds.iter().position(|h| h.id == token.0 && h.session == id) else {
+            return Outcome::NotHolder { current };
+        };
+        if lock.holds[at].depth > 1 {
+            lock.holds[at].depth -= 1;
+            return Outcome::Released { left: lock.holds[at].depth };
+        }
+        lock.holds.remove(at);
+        self.pump(key);
+        Outcome::Released { left: 0 }
+    }
+
+    // ---- looking -------------------------------------------------------------------------------
+
+    pub fn locks_in_use(&self) -> u64 {
+        self.locks.values().map(|l| (l.holds.len() + l.queue.len()) as u64).sum()
+    }
+
+    pub fn infos(&self) -> Vec<LockInfo> {
+        let info = |(key, lock): (&Key, &Lock)| LockInfo {
+            key: key.clone(),
+            holders: lock
+                .holds
+                .iter()
+                .map(|h| Holder {
+                    session: SessionId(h.session),
+                    name: self.sessions[&h.session].name.clone(),
+                    token: Token(h.id),
+                    mode: h.spec.mode,
+                    remaining_ms: self.remaining(h),
+                    held_ms: self.now - h.at,
+                    depth: h.depth,
+                    metadata: h.spec.metadata.clone(),
+                })
+                .collect(),
+            waiters: lock
+                .queue
+                .iter()
+                .map(|p| Waiter {
+                    session: SessionId(p.session),
+                    name: self.sessions[&p.session].name.clone(),
+                    req: p.req,
+                    mode: p.spec.mode,
+                    waited_ms: self.now - p.at,
+                    metadata: p.spec.metadata.clone(),
+                })
+                .collect(),
+            delay_ms: lock.delay.map_or(0, |d| d.0 - self.now),
+        };
+        self.locks.iter().map(info).collect()
+    }
+
+    pub fn session_infos(&self) -> Vec<SessionInfo> {
+        let info = |(id, s): (&u64, &Session)| SessionInfo {
+            id: SessionId(*id),
+            name: s.name.clone(),
+            ttl_ms: s.ttl as u32,
+            remaining_ms: self.session_ends(*id) - self.now - 1,
+        };
+        self.sessions.iter().map(info).collect()
+    }
+}
