@@ -13,6 +13,9 @@
 
 pub mod base;
 pub mod engine;
+#[cfg(feature = "capi")]
+#[path = "ffi/gate_cold.rs"]
+mod gate_cold;
 pub mod gate;
 pub mod ledger;
 pub mod store;

@@ -135,10 +135,13 @@ impl WriteClass {
 pub struct Window<P: Platform = Native> {
     /// Last instant at which a write is let in.
     pub soft: P::U64,
-    /// Last instant at which a write in flight may be acknowledged.
+    /// Last instant at which the header's fast path says that a write is held: well before `last`, so that the library sees, and
+    /// counts, every verdict that comes late, and the others cost nothing.
     pub hard: P::U64,
     /// No honest deadline is further away than this.
     pub limit: P::U64,
+    /// Last instant at which a write in flight may be acknowledged.
+    pub last: P::U64,
 }
 
 /// The shared words of one gate.
@@ -155,24 +158,28 @@ pub struct Cell<P: Platform = Native> {
     pub epoch: P::U64,
     /// Deadlines by CLOCK_BOOTTIME (or the injected clock), ns.
     pub boottime: Window<P>,
-    /// Deadlines by the TSC, ticks.
-    pub tsc: Window<P>,
     /// Address of a `clock_gettime`, normally the vDSO's own.
     pub clock: P::U64,
+    /// The lease's own end of admission, not shortened by the leash, by CLOCK_BOOTTIME; tells `expired` from `clock`.
+    pub lease_end: P::U64,
+    /// Deadlines by the TSC, ticks.
+    pub tsc: Window<P>,
     /// One of [`kind`].
     pub kind: P::U32,
     /// 1: writers must fence, there is no process-wide barrier.
     pub fenced: P::U32,
     /// Why the publisher closed the gate ([`Reason`]); 0 while it is open.
     pub reason: P::U32,
-    /// Highest thread slot ever used, for the drainer.
-    pub reserved: P::U32,
-    /// The lease's own end of admission, not shortened by the leash, by CLOCK_BOOTTIME; tells `expired` from `clock`.
-    pub lease_end: P::U64,
+    /// Number of the drain that began last.
+    pub drain: P::U32,
     /// Address of the injected clock, or 0.
     pub injected: P::U64,
     /// Highest epoch seen, whoever's.
     pub epoch_seen: P::U64,
+    /// The drain of this number has seen the last permit end.
+    pub idle: P::U32,
+    /// 0.
+    pub reserved: P::U32,
     /// Refusals by [`Reason`].
     pub refused: [P::U64; 9],
     /// Writes that passed only because the mode is log-only.
@@ -191,13 +198,13 @@ pub struct Slot<P: Platform = Native> {
     pub left: P::U64,
     /// Permits finished by other threads.
     pub left_remote: P::U64,
-    /// Bitwise complement of the least time that was left at a finish that held; 0: none yet.
+    /// Bitwise complement of the least time that was left at a late finish that held, by BOOTTIME; 0: none yet.
     pub closest: P::U64,
 }
 
 impl<P: Platform> Window<P> {
     fn closed() -> Self {
-        Window { soft: P::U64::new(NEVER), hard: P::U64::new(NEVER), limit: P::U64::new(0) }
+        Window { soft: P::U64::new(NEVER), hard: P::U64::new(NEVER), limit: P::U64::new(0), last: P::U64::new(NEVER) }
     }
 }
 
@@ -209,15 +216,17 @@ impl<P: Platform> Cell<P> {
             layout: P::U32::new(1),
             epoch: P::U64::new(0),
             boottime: Window::closed(),
-            tsc: Window::closed(),
             clock: P::U64::new(0),
+            lease_end: P::U64::new(0),
+            tsc: Window::closed(),
             kind: P::U32::new(kind::BOOTTIME),
             fenced: P::U32::new(0),
             reason: P::U32::new(Reason::NeverGranted as u32),
-            reserved: P::U32::new(0),
-            lease_end: P::U64::new(0),
+            drain: P::U32::new(0),
             injected: P::U64::new(0),
             epoch_seen: P::U64::new(0),
+            idle: P::U32::new(0),
+            reserved: P::U32::new(0),
             refused: std::array::from_fn(|_| P::U64::new(0)),
             passed: P::U64::new(0),
             uncertain: P::U64::new(0),
@@ -247,5 +256,5 @@ impl<P: Platform> Default for Slot<P> {
 const _: () = {
     assert!(size_of::<Slot>() == 128);
     assert!(size_of::<Cell>() <= SLOTS_OFFSET);
-    assert!(std::mem::offset_of!(Cell, clock) == 64);
+    assert!(std::mem::offset_of!(Cell, tsc) == 64);
 };

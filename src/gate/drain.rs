@@ -1,38 +1,49 @@
 //! Waiting until no permit is left.
 
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;
 
 use super::permit::CellRef;
-use super::stats;
+use super::{stats, threads};
 
-/// Looks without giving the processor away: most writes end within this.
-const SPINS: u32 = 2_000;
-/// Pause between later looks, well below what a drain may take longer than the writes it waits for.
-const PAUSE: Duration = Duration::from_micros(20);
+/// Slots looked at without a break, some hundreds of microseconds: most writes end within this, and a processor given away may
+/// not come back for milliseconds.
+const SPINS: u32 = 50_000;
+/// Looks with the processor offered to others in between: they may be the writers.
+const YIELDS: u32 = 1_000;
+/// Pause between later looks.
+const PAUSE: Duration = Duration::from_micros(50);
 
 impl CellRef {
-    /// Permits not finished yet. Exact once [`super::GateCore::begin_drain`] has returned, a snapshot before.
+    /// Permits not finished yet. While a drain is under way, a writer that is just being refused may be counted for a moment.
     pub fn in_flight(self) -> u64 {
         stats::in_flight(self)
     }
 
-    /// Waits until no permit is left, or until `expired` says so: then false. To be called without the core's lock, so that the lease
-    /// goes on being renewed and writes in flight can still be acknowledged.
+    /// Waits until no permit is left, or until `expired` says so: then false. To be called after [`super::GateCore::begin_drain`],
+    /// without the core's lock, so that the lease goes on being renewed and writes in flight can still be acknowledged.
     pub fn wait_idle(self, mut expired: impl FnMut() -> bool) -> bool {
-        for _ in 0..SPINS {
-            if self.in_flight() == 0 {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        loop {
-            if self.in_flight() == 0 {
-                return true;
+        let words = self.words();
+        // The drain that is waited for: what is seen here says nothing of a later one.
+        let drain = words.drain.load(Acquire);
+        let spins = SPINS / threads::highest().max(1);
+        let mut looks = 0;
+        while self.in_flight() != 0 {
+            looks += 1;
+            if looks < spins {
+                std::hint::spin_loop();
+                continue;
             }
             if expired() {
                 return false;
             }
-            std::thread::sleep(PAUSE);
+            if looks < spins + YIELDS {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(PAUSE);
+            }
         }
+        words.idle.store(drain, Release);
+        true
     }
 }

@@ -1,6 +1,6 @@
 //! What happens to a gate's lease: granted, renewed, taken away, drained, ended.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::calibration::Reading;
 use super::cell::Reason;
@@ -165,7 +165,7 @@ impl GateCore {
         protocol::retract(self.cell.words());
         let open = self.open || self.draining.is_some();
         let epoch = self.lease.take().map(|lease| lease.epoch);
-        self.start_open = false;
+        self.end_start();
         match epoch {
             Some(epoch) if open => self.lose(epoch, reason, events),
             _ => {
@@ -185,12 +185,15 @@ impl GateCore {
     pub fn begin_drain(&mut self, now: Moment) -> Result<()> {
         self.check_alive()?;
         if self.draining.is_none() {
+            // Never 0, which is what `idle` starts with.
+            let drain = &self.cell.words().drain;
+            drain.store(drain.load(Relaxed).wrapping_add(1).max(1), Release);
             self.draining = Some((now, self.lease.map_or(0, |lease| lease.epoch)));
         }
-        self.start_open = false;
         self.open = false;
         self.set_reason(Some(Reason::Draining));
         protocol::stop_admission(self.cell.words());
+        self.end_start();
         if self.fenced {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             return Ok(());
@@ -206,8 +209,11 @@ impl GateCore {
         let Some((since, epoch)) = self.draining else {
             return Err(Error::new(Status::Misuse, "no drain is under way"));
         };
+        let words = self.cell.words();
+        // Once idle, always idle: no permit is given. Who is being refused just now may still show in the count.
+        let idle = words.idle.load(Acquire) == words.drain.load(Relaxed);
         let left = self.cell.in_flight();
-        if left != 0 {
+        if left != 0 && !idle {
             return Err(Error::new(Status::Timeout, format!("{left} writes are still in flight")));
         }
         protocol::retract(self.cell.words());

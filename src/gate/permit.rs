@@ -97,7 +97,7 @@ pub struct RawPermit {
     cell: *const Cell,
     /// The epoch to stamp into the record.
     pub epoch: u64,
-    /// Slot on which it is counted, or 0.
+    /// Offset of the slot on which it is counted, or 0.
     pub slot: u32,
     /// [`mode`] in which it was given; 0 once it has ended.
     pub mode: u32,

@@ -109,15 +109,15 @@ pub(super) fn look<P: Platform>(cell: &Cell<P>, window: &Window<P>, clock: impl 
 /// Whether a write under `epoch` may still be acknowledged: the time left, or `None`.
 #[inline(always)]
 pub(super) fn verdict<P: Platform>(cell: &Cell<P>, window: &Window<P>, epoch: u64, clock: impl FnOnce() -> u64) -> Option<u64> {
-    let (hard, current) = if P::planted(Mistake::EpochReadFirst) {
+    let (last, current) = if P::planted(Mistake::EpochReadFirst) {
         let current = cell.epoch.load(Acquire);
-        (window.hard.load(Acquire), current)
+        (window.last.load(Acquire), current)
     } else {
-        let hard = window.hard.load(Acquire);
-        (hard, cell.epoch.load(Acquire))
+        let last = window.last.load(Acquire);
+        (last, cell.epoch.load(Acquire))
     };
     let same = current == epoch || P::planted(Mistake::EpochIgnored);
-    open(window, hard, clock()).filter(|_| same)
+    open(window, last, clock()).filter(|_| same)
 }
 
 /// The verdict on a write that is done, then the leave: never the other way round.
@@ -149,8 +149,10 @@ pub(super) fn stop_admission<P: Platform>(cell: &Cell<P>) {
 /// Publisher: nothing is let in and nothing is held from here on.
 pub(super) fn retract<P: Platform>(cell: &Cell<P>) {
     stop_admission(cell);
-    cell.boottime.hard.store(NEVER, Relaxed);
-    cell.tsc.hard.store(NEVER, Relaxed);
+    for window in [&cell.boottime, &cell.tsc] {
+        window.hard.store(NEVER, Relaxed);
+        window.last.store(NEVER, Relaxed);
+    }
     P::full_fence();
 }
 
@@ -169,7 +171,8 @@ pub(super) fn publish<P: Platform>(cell: &Cell<P>, epoch: u64, extend: impl FnOn
 }
 
 /// Publisher: these deadlines hold for the epoch that is set.
-pub(super) fn extend<P: Platform>(window: &Window<P>, soft: u64, hard: u64) {
+pub(super) fn extend<P: Platform>(window: &Window<P>, soft: u64, hard: u64, last: u64) {
+    window.last.store(last, Release);
     window.hard.store(hard, Release);
     window.soft.store(soft, Release);
 }

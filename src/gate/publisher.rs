@@ -21,6 +21,8 @@ const MS: u64 = 1_000_000;
 /// The hot path's clock may be slower than the other holder clock by this part of a window while nobody compares them:
 /// the kernel slews CLOCK_BOOTTIME by at most 10 % and 500 ppm.
 const SLEW_PART: u64 = 8;
+/// A verdict in the last part of a published deadline is late: the library gives it, and counts how late it was.
+const LATE_PART: u64 = 4;
 /// At most one summary of refusals in this time.
 const SUMMARY_NS: u64 = 1_000 * MS;
 /// Epochs and tokens stay below this.
@@ -188,22 +190,24 @@ impl GateCore {
         let budget_ns = self.options.drain_budget_ns.unwrap_or(ttl_ns / 10).min(ttl_ns);
         let end = held.map_or(end, |lease| later(lease.end, end));
         self.lease = Some(Lease { epoch, end, ttl_ns, budget_ns, at_risk_told: false });
-        self.start_open = false;
-        if self.open && held.is_some() {
-            self.count.renewals += 1;
-        } else {
-            self.count.grants += 1;
-        }
         let was_open = self.open && held.is_some();
-        if self.cell.words().epoch.load(Relaxed) == epoch {
-            self.refresh(now, events);
-        } else {
-            // `refresh` below sets the deadlines anew; here they are only taken away, so that none is of another epoch.
+        self.count.renewals += u64::from(was_open);
+        self.count.grants += u64::from(!was_open);
+        if self.cell.words().epoch.load(Relaxed) != epoch {
+            // The old deadlines are taken away first; `refresh` sets those of this epoch.
             protocol::publish(self.cell.words(), epoch, || {});
-            self.refresh(now, events);
         }
+        self.end_start();
+        self.refresh(now, events);
         if self.open && !was_open {
             events.push(GateEvent::Granted { epoch, remaining_ns: self.remaining_ns(now.moment) });
+        }
+    }
+
+    /// The first lease, or the lack of one, ends `start_open`.
+    pub(super) fn end_start(&mut self) {
+        if std::mem::take(&mut self.start_open) {
+            self.publish_mode();
         }
     }
 
@@ -277,16 +281,19 @@ impl GateCore {
     /// Publishes that writes are let in for `soft` ns from `now` and may finish for `hard` ns.
     fn publish_windows(&mut self, now: Moment, soft: u64, hard: u64, tsc: Option<u64>) {
         let words = self.cell.words();
-        let last = |from: u64, span: u64| if span == 0 { NEVER } else { from.saturating_add(span - 1) };
-        protocol::extend(&words.boottime, last(now.boottime_ns, soft), last(now.boottime_ns, hard));
+        let until = |from: u64, span: u64| if span == 0 { NEVER } else { from.saturating_add(span - 1) };
+        let early = hard - hard / LATE_PART;
+        let by = |from: u64, unit: &dyn Fn(u64) -> u64| [soft, early, hard].map(|span| until(from, unit(span)));
+        let [soft_at, early_at, last_at] = by(now.boottime_ns, &|ns| ns);
+        protocol::extend(&words.boottime, soft_at, early_at, last_at);
         if let Some(ticks) = tsc {
             let limit = self.calibration.ticks(self.options.leash_ns.saturating_add(MS));
             words.tsc.limit.store(limit, Release);
-            let span = |ns| self.calibration.ticks_within(ns);
-            protocol::extend(&words.tsc, last(ticks, span(soft)), last(ticks, span(hard)));
+            let [soft_at, early_at, last_at] = by(ticks, &|ns| self.calibration.ticks_within(ns));
+            protocol::extend(&words.tsc, soft_at, early_at, last_at);
         }
         // Without a reading the old deadlines go on, if there are any; else BOOTTIME has to do for now.
-        let live = !self.calibration.failed() && (tsc.is_some() || (self.tsc_live && words.tsc.hard.load(Relaxed) != NEVER));
+        let live = !self.calibration.failed() && (tsc.is_some() || (self.tsc_live && words.tsc.last.load(Relaxed) != NEVER));
         if live != self.tsc_live {
             self.tsc_live = live;
             self.publish_mode();
@@ -306,7 +313,7 @@ impl GateCore {
 
     fn fall_back(&mut self, events: &mut Vec<GateEvent>) {
         let words = self.cell.words();
-        protocol::extend(&words.tsc, NEVER, NEVER);
+        protocol::extend(&words.tsc, NEVER, NEVER, NEVER);
         self.count.clock_fallbacks += 1;
         self.tsc_live = false;
         self.publish_mode();
@@ -325,7 +332,8 @@ impl GateCore {
             (Some(_), _) => mode::SHUT,
             (_, Mode::Disabled) => mode::DISABLED,
             (_, Mode::LogOnly) => mode::LOG_ONLY,
-            _ if self.fenced || self.injected => mode::LIBRARY,
+            // A permit without an epoch is nothing that the header's fast path could tell from wiped memory.
+            _ if self.fenced || self.injected || self.start_open => mode::LIBRARY,
             _ if self.tsc_live => mode::TSC,
             _ => mode::BOOTTIME,
         };

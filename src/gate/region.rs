@@ -37,12 +37,25 @@ pub(super) fn map() -> Result<CellRef> {
     Ok(unsafe { CellRef::from_ptr(NonNull::new_unchecked(cell)) })
 }
 
-/// Slot `index`, counted from 1; those above [`SLOTS`] are shared stripes.
+/// Where slot `index`, counted from 1, lies in every mapping; those above [`SLOTS`] are shared stripes.
 #[inline(always)]
-pub(super) fn slot(cell: CellRef, index: u32) -> &'static Slot {
-    debug_assert!(index >= 1 && index as usize <= SLOTS + STRIPES);
+pub(super) fn offset_of(index: u32) -> u32 {
+    SLOTS_OFFSET as u32 + (index - 1) * size_of::<Slot>() as u32
+}
+
+/// The slot at an offset made by [`offset_of`]; any other number, which only a damaged permit can hold, gives the last stripe.
+#[inline(always)]
+pub(super) fn slot(cell: CellRef, offset: u32) -> &'static Slot {
+    const LAST: usize = SLOTS + STRIPES - 1;
+    let index = (offset as usize).wrapping_sub(SLOTS_OFFSET) / size_of::<Slot>();
     // SAFETY: every `CellRef` starts a mapping of `BYTES`, which has this many slots at this offset, for ever.
-    unsafe { &*cell.as_ptr().cast::<u8>().add(SLOTS_OFFSET).cast::<Slot>().add(index as usize - 1) }
+    unsafe { &*cell.as_ptr().cast::<u8>().add(SLOTS_OFFSET).cast::<Slot>().add(index.min(LAST)) }
+}
+
+/// Whether the slot at `offset` may belong to one thread alone.
+#[inline(always)]
+pub(super) fn is_owned(offset: u32) -> bool {
+    offset <= offset_of(SLOTS as u32)
 }
 
 type ClockFn = unsafe extern "C" fn(libc::clockid_t, *mut libc::timespec) -> c_int;

@@ -4,16 +4,16 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::calibration;
-use super::cell::{Cell, NEVER, Reason, SLOTS, Window, WriteClass, kind, mode};
+use super::cell::{Cell, NEVER, Reason, Window, WriteClass, kind, mode};
 use super::permit::{CellRef, RawPermit, Verdict};
 use super::platform::Native;
 use super::protocol::{self, Seat};
 use super::region;
 use super::threads;
 
-fn seat(cell: CellRef, index: u32) -> Seat<'static, Native> {
-    let slot = region::slot(cell, index);
-    if index as usize <= SLOTS { Seat::Own(slot) } else { Seat::Shared(slot) }
+fn seat(cell: CellRef, offset: u32, own: bool) -> Seat<'static, Native> {
+    let slot = region::slot(cell, offset);
+    if own && region::is_owned(offset) { Seat::Own(slot) } else { Seat::Shared(slot) }
 }
 
 /// The clock and the window that count at present. A clock that cannot be read gives an instant at which nothing is open.
@@ -46,12 +46,14 @@ pub fn enter_slow(cell: CellRef, class: WriteClass) -> Result<RawPermit, Reason>
     if matches!(class, WriteClass::Replication | WriteClass::Bootstrap) {
         return enter_exempt(cell, class, rule);
     }
-    let index = threads::thread_index();
+    let offset = region::offset_of(threads::thread_index());
     let fenced = words.fenced.load(Relaxed) != 0;
     loop {
         let (window, clock, kind) = ruler(words);
-        if let Some(epoch) = protocol::admit(words, window, seat(cell, index), fenced, &clock) {
-            return Ok(RawPermit::counted(cell, epoch, index, rule));
+        if let Some(epoch) = protocol::admit(words, window, seat(cell, offset, true), fenced, &clock) {
+            // A shared slot has to be left with an atomic addition, which the header's fast path does not do.
+            let mode = if region::is_owned(offset) { rule } else { mode::LIBRARY };
+            return Ok(RawPermit::counted(cell, epoch, offset, mode));
         }
         // The publisher may have changed from one clock to the other in between.
         if words.kind.load(Acquire) == kind {
@@ -138,24 +140,35 @@ fn judge(words: &Cell, permit: &RawPermit) -> (Verdict, bool) {
     match words.mode.load(Relaxed) {
         mode::WIPED | mode::SHUT => (Verdict::Uncertain, true),
         mode::DISABLED => (Verdict::Held, false),
-        mode::LOG_ONLY => (Verdict::Held, permit.slot != 0 && !still_held(words, permit)),
-        _ if permit.mode == mode::EXEMPT || still_held(words, permit) => (Verdict::Held, false),
+        mode::LOG_ONLY => (Verdict::Held, permit.slot != 0 && margin(words, permit).is_none()),
+        _ if permit.mode == mode::EXEMPT || margin(words, permit).is_some() => (Verdict::Held, false),
         _ => (Verdict::Uncertain, true),
     }
 }
 
-fn still_held(words: &Cell, permit: &RawPermit) -> bool {
+/// The time left to the write, if it is held.
+fn margin(words: &Cell, permit: &RawPermit) -> Option<u64> {
     loop {
         let (window, clock, kind) = ruler(words);
-        let held = if permit.slot != 0 {
-            protocol::verdict(words, window, permit.epoch, &clock).is_some()
+        let margin = if permit.slot != 0 {
+            protocol::verdict(words, window, permit.epoch, &clock)
         } else {
             // Let in uncounted by a weaker mode that has been left since: good only if it would be let in now.
-            protocol::look(words, window, &clock).is_some()
+            protocol::look(words, window, &clock).map(|_| u64::MAX)
         };
-        if held || words.kind.load(Acquire) == kind {
-            return held;
+        if margin.is_some() || words.kind.load(Acquire) == kind {
+            if let Some(cell) = permit.cell().filter(|_| kind != kind::TSC && permit.slot != 0) {
+                note_margin(region::slot(cell, permit.slot), margin);
+            }
+            return margin;
         }
+    }
+}
+
+/// Remembers the least margin. Another thread's note may be lost to this one: both are late.
+fn note_margin(slot: &super::cell::Slot, margin: Option<u64>) {
+    if let Some(closeness) = margin.map(|m| !m).filter(|c| *c > slot.closest.load(Relaxed)) {
+        slot.closest.store(closeness, Relaxed);
     }
 }
 
@@ -185,10 +198,8 @@ pub fn leave_slow(permit: &mut RawPermit) {
 
 /// Where the permit is counted, if it is.
 fn seat_of(cell: CellRef, permit: &RawPermit) -> Option<Seat<'static, Native>> {
-    let counted = permit.slot != 0;
-    counted.then(|| {
-        let slot = region::slot(cell, permit.slot);
-        let own = permit.slot as usize <= SLOTS && permit.slot == threads::thread_index();
-        if own { Seat::Own(slot) } else { Seat::Shared(slot) }
+    (permit.slot != 0).then(|| {
+        let own = permit.slot == region::offset_of(threads::thread_index());
+        seat(cell, permit.slot, own)
     })
 }

@@ -75,8 +75,8 @@ pub struct GateStatus {
     pub uncertain: u64,
     /// Least time that was left of a lease when its renewal came, us; `None` before the first renewal.
     pub least_remaining_us: Option<u64>,
-    /// Least time that was left of the published deadline (at most the leash) at a finish that held, us, over the C and C++
-    /// fast path. `None`: no such finish, or the tsc clock has counted as well.
+    /// Least time that was left of the published deadline (at most the leash) at a finish that held, us. Finishes through the header
+    /// count from the last quarter of it on. `None`: no such finish. The tsc clock does not count.
     pub least_margin_us: Option<u64>,
     /// Longest time between two looks at the clocks by the publisher, us.
     pub longest_gap_us: u64,
@@ -86,19 +86,23 @@ fn slots() -> u32 {
     threads::highest().min((SLOTS + STRIPES) as u32)
 }
 
+fn slot(cell: CellRef, index: u32) -> &'static super::cell::Slot {
+    region::slot(cell, region::offset_of(index))
+}
+
 /// Permits that have not left, over all threads.
 pub(super) fn in_flight(cell: CellRef) -> u64 {
-    (1..=slots()).map(|i| protocol::in_flight(region::slot(cell, i))).fold(0, u64::wrapping_add)
+    (1..=slots()).map(|i| protocol::in_flight(slot(cell, i))).fold(0, u64::wrapping_add)
 }
 
 /// Permits given, over all threads.
 pub(super) fn permits(cell: CellRef) -> u64 {
-    (1..=slots()).map(|i| region::slot(cell, i).entered.load(Relaxed)).fold(0, u64::wrapping_add)
+    (1..=slots()).map(|i| slot(cell, i).entered.load(Relaxed)).fold(0, u64::wrapping_add)
 }
 
 /// Least margin of a finish that held, in the unit of the clock.
 pub(super) fn least_margin(cell: CellRef) -> Option<u64> {
-    (1..=slots()).map(|i| region::slot(cell, i).closest.load(Relaxed)).max().filter(|c| *c != 0).map(|c| !c)
+    (1..=slots()).map(|i| slot(cell, i).closest.load(Relaxed)).max().filter(|c| *c != 0).map(|c| !c)
 }
 
 /// The cell's refusal counters as they stand.
