@@ -1,0 +1,155 @@
+//! A node, and what listings and events look like on their way to Python.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use tenure::base::Config;
+use tenure::node::{self, Event};
+
+use crate::args;
+use crate::errors::{guard, invalid, raise};
+use crate::gate::Gate;
+use crate::inbox::{self, Item};
+use crate::kept::Kept;
+use crate::session::{HolderFields, Session, holder_fields};
+
+/// A node. `number` is what its events carry in the inbox.
+#[pyclass(frozen, module = "tenure._core")]
+pub struct Node {
+    inner: Kept<node::Node>,
+    number: u64,
+    durable: bool,
+    watched: AtomicBool,
+}
+
+/// Settings by name, as text.
+fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {
+    let mut config = Config::new();
+    for (name, value) in settings.iter() {
+        let (name, value) = (name.extract::<String>()?, value.extract::<String>()?);
+        config.set(&name, &value).map_err(|e| raise(py, &e))?;
+    }
+    Ok(config)
+}
+
+impl Node {
+    fn call<T: Send>(&self, py: Python<'_>, f: impl FnOnce(&node::Node) -> tenure::base::Result<T> + Send) -> PyResult<T> {
+        let node = self.inner.get(py)?;
+        guard(py, |why| node.poison(why), || py.detach(|| f(node)))
+    }
+}
+
+#[pymethods]
+impl Node {
+    #[new]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>, number: u64) -> PyResult<Node> {
+        let config = config(py, settings)?;
+        let set = |name| config.get(name).map_err(|e| raise(py, &e));
+        if set("delivery")? != "thread" {
+            return Err(invalid(py, "delivery", "Python takes completions and events from the library's thread"));
+        }
+        let durable = !set("data_dir")?.is_empty();
+        let node = guard(py, |_| (), || py.detach(|| node::Node::open(&config)))?;
+        Ok(Node { inner: Kept::new(node), number, durable, watched: AtomicBool::new(false) })
+    }
+
+    /// Name of the node.
+    #[getter]
+    fn id(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.inner.get(py)?.id().to_string())
+    }
+
+    /// Whether operations write to disk.
+    #[getter]
+    fn durable(&self) -> bool {
+        self.durable
+    }
+
+    /// The node's own session.
+    fn session(&self, py: Python<'_>) -> PyResult<Session> {
+        let node = self.inner.get(py)?;
+        Ok(Session::new(node.session(), node.clone(), self.durable))
+    }
+
+    /// Opens another session.
+    fn open_session(&self, py: Python<'_>, name: &Bound<'_, PyAny>, ttl: &Bound<'_, PyAny>) -> PyResult<Session> {
+        let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);
+        let session = self.call(py, |n| n.open_session(name, ttl))?;
+        Ok(Session::new(session, self.inner.get(py)?.clone(), self.durable))
+    }
+
+    /// Opens a gate.
+    fn gate(&self, py: Python<'_>, name: &Bound<'_, PyAny>, settings: &Bound<'_, PyDict>) -> PyResult<Gate> {
+        let name = args::utf8("name", name)?;
+        let over = config(py, settings)?;
+        let gate = self.call(py, |n| n.gate(name, &over))?;
+        Ok(Gate::new(gate, self.inner.get(py)?.clone()))
+    }
+
+    /// Locks whose names start with `prefix`: pairs of a name and its holders' fields.
+    fn locks<'py>(
+        &self,
+        py: Python<'py>,
+        prefix: &Bound<'py, PyAny>,
+        limit: usize,
+    ) -> PyResult<Vec<(Bound<'py, PyBytes>, Vec<HolderFields<'py>>)>> {
+        let prefix = args::bytes("prefix", prefix)?;
+        let found = self.call(py, |n| n.locks(prefix, limit))?;
+        let row = |info: node::LockInfo| {
+            let holders = info.holders.into_iter().map(|h| holder_fields(py, h)).collect();
+            (PyBytes::new(py, info.key.as_bytes()), holders)
+        };
+        Ok(found.into_iter().map(row).collect())
+    }
+
+    /// What the node says of itself, as JSON.
+    fn status(&self, py: Python<'_>) -> PyResult<String> {
+        let node = self.inner.get(py)?;
+        let status = py.detach(|| node.status());
+        crate::json(py, &status)
+    }
+
+    /// Lets the node's events arrive in the inbox from now on.
+    fn watch(&self, py: Python<'_>) -> PyResult<()> {
+        if self.watched.swap(true, SeqCst) {
+            return Ok(());
+        }
+        let number = self.number;
+        let listener: node::Listener = Box::new(move |event: &Event| inbox::push(Item::Event { node: number, event: event.clone() }));
+        self.call(py, |n| n.subscribe(listener).map(|_| ()))
+    }
+
+    /// Closes the node. In a forked child nothing is done.
+    fn close(&self, py: Python<'_>, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        let timeout = args::duration("timeout", timeout)?;
+        self.call(py, |n| n.close(timeout))
+    }
+}
+
+/// The fields of `tenure.Event` that the event gives, by name.
+pub fn event_fields<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    match event {
+        Event::AtRisk { session, key, token, remaining } => {
+            fields.set_item("kind", "at_risk")?;
+            fields.set_item("session", session.0)?;
+            fields.set_item("key", PyBytes::new(py, key.as_bytes()))?;
+            fields.set_item("token", token.0)?;
+            fields.set_item("remaining", remaining.as_secs_f64())?;
+        }
+        Event::Lost { session, key, token, reason } => {
+            fields.set_item("kind", "lost")?;
+            fields.set_item("session", session.0)?;
+            fields.set_item("key", PyBytes::new(py, key.as_bytes()))?;
+            fields.set_item("token", token.0)?;
+            fields.set_item("reason", reason.as_str())?;
+        }
+        Event::Gate { name, event } => crate::gate::event_fields(&fields, name, event)?,
+        Event::Poisoned { message } => {
+            fields.set_item("kind", "poisoned")?;
+            fields.set_item("reason", message)?;
+        }
+    }
+    Ok(fields)
+}

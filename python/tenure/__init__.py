@@ -1,0 +1,55 @@
+"""Leases, fencing locks and a write gate inside a process.
+
+>>> import tenure
+>>> with tenure.Node() as node:
+...     with node.lock("orders/42", ttl=5) as grant:
+...         print(grant.token)
+1
+
+A :class:`Node` lives in memory, or durably in a directory (``Node(data_dir=...)``). :mod:`tenure.aio` has the same verbs for
+asyncio. Durations are seconds or ``timedelta``; keys are ``str`` or ``bytes``. Everything that Tenure raises derives from
+:class:`Error`; ``docs/guarantees.md`` says what is promised and what is not.
+"""
+
+from tenure import errors
+from tenure._core import Permit, Verdict, version
+from tenure._grant import Grant, Grants, Lost
+from tenure._types import (
+    Duration,
+    Event,
+    GateMode,
+    HeartbeatReply,
+    Holder,
+    Key,
+    LockInfo,
+    LockMode,
+    LockOptions,
+    WriteClass,
+)
+from tenure.errors import *  # noqa: F403
+from tenure.gate import Gate
+from tenure.node import Node, Session
+
+__version__ = version()
+
+__all__ = [  # noqa: PLE0604
+    "Duration",
+    "Event",
+    "Gate",
+    "GateMode",
+    "Grant",
+    "Grants",
+    "HeartbeatReply",
+    "Holder",
+    "Key",
+    "LockInfo",
+    "LockMode",
+    "LockOptions",
+    "Lost",
+    "Node",
+    "Permit",
+    "Session",
+    "Verdict",
+    "WriteClass",
+    *errors.__all__,
+]

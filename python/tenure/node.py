@@ -1,0 +1,334 @@
+"""Nodes and sessions, in their blocking form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tenure import _core
+from tenure._grant import Grant, Grants, Lost
+from tenure._inbox import inbox, logger
+from tenure._settings import settings
+from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo, lock_info
+from tenure.errors import Error, ForkedError, MisuseError
+from tenure.gate import Gate
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from tenure._types import LockOptions
+
+_TOLD_MAX = 4096
+"""So many losses that nobody watches are remembered with their reason."""
+
+
+class Locks:
+    """The verbs of a node and of a session."""
+
+    _core: _core.Session
+    _node: Node
+
+    def try_acquire(self, key: Key, ttl: Duration = DEFAULT_TTL, **options: Unpack[LockOptions]) -> Grant | None:
+        """Takes the lock if it is free; ``None`` when it is not.
+
+        ``ttl``: how long the grant outlives its last renewal, 0.1 s to 24 h. ``options``: see :class:`tenure.LockOptions`.
+        Raises ``InvalidArgumentError``, ``LimitError``, ``ClosedError``, ``ForkedError``.
+        """
+        token = self._core.try_acquire(key, ttl, options)
+        return Grant(self, key, token, ttl) if token else None
+
+    def acquire(
+        self,
+        key: Key,
+        ttl: Duration = DEFAULT_TTL,
+        timeout: Duration | None = None,
+        **options: Unpack[LockOptions],
+    ) -> Grant:
+        """Takes the lock, waiting in its queue (first come, first served) for at most ``timeout``; ``None`` waits as long as it takes.
+
+        Raises ``LockTimeout`` when it was not acquired, otherwise as ``try_acquire``. Ctrl-C ends the wait and leaves nothing held.
+        """
+        return Grant(self, key, self._core.acquire(key, ttl, timeout, options), ttl)
+
+    def acquire_all(
+        self,
+        keys: Iterable[Key],
+        ttl: Duration = DEFAULT_TTL,
+        timeout: Duration | None = None,
+        **options: Unpack[LockOptions],
+    ) -> Grants:
+        """Takes all the locks in one step or none of them, in the order of ``keys``. Callers whose sets overlap cannot deadlock.
+
+        Raises as ``acquire``.
+        """
+        if isinstance(keys, (str, bytes)):
+            raise TypeError("keys: expected several keys, not one")
+        wanted = list(keys)
+        first = self._core.acquire_all(wanted, ttl, timeout, options)
+        return Grants(Grant(self, key, first + i, ttl) for i, key in enumerate(wanted))
+
+    def lock(
+        self,
+        key: Key,
+        ttl: Duration = DEFAULT_TTL,
+        timeout: Duration | None = None,
+        **options: Unpack[LockOptions],
+    ) -> LockContext:
+        """``with node.lock("k") as grant:`` runs the block only with the lock held.
+
+        Entering raises ``LockTimeout`` when it was not acquired in time; leaving raises ``NotHolderError`` when it was lost before the
+        end of the block.
+        """
+        return LockContext(self, key, ttl, timeout, options)
+
+    def holder(self, key: Key) -> Holder | None:
+        """Who holds the lock: its first holder, where there are several. Linearizable."""
+        fields = self._core.holder(key)
+        return None if fields is None else Holder(*fields)
+
+    def release_all(self) -> int:
+        """Gives back every lock held under this name; returns how many."""
+        return self._core.release_all()
+
+    def force_release(self, key: Key, delay: Duration = 0.0) -> bool:
+        """Takes a lock away from whoever holds it, for operators; nobody is granted it for ``delay``. False when nobody held it.
+
+        The former holder is told (its ``lost`` is set), but may be in the middle of a write: fence with tokens.
+        """
+        return self._core.force_release(key, delay)
+
+    def _remaining(self, key: Key, token: int) -> float:
+        return self._core.remaining(key, token)
+
+
+class LockContext:
+    """What ``lock()`` returns; usable again after its block has ended."""
+
+    __slots__ = ("_arguments", "_grant", "_owner")
+
+    def __init__(
+        self,
+        owner: Locks,
+        key: Key,
+        ttl: Duration,
+        timeout: Duration | None,
+        options: LockOptions,
+    ) -> None:
+        self._owner = owner
+        self._arguments = (key, ttl, timeout, options)
+        self._grant: Grant | None = None
+
+    def __enter__(self) -> Grant:
+        if self._grant is not None:
+            raise MisuseError("this lock() object is in use by another block")
+        key, ttl, timeout, options = self._arguments
+        self._grant = self._owner.acquire(key, ttl, timeout, **options)
+        return self._grant
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            grant.__exit__(kind, error, trace)
+
+
+class Session(Locks):
+    """Another identity inside a node: its locks are held in its own name, and all end with it. A context manager that closes."""
+
+    def __init__(self, node: Node, core: _core.Session) -> None:
+        self._node = node
+        self._core = core
+
+    @property
+    def name(self) -> str:
+        """Name that ``holder()`` shows."""
+        return self._core.name
+
+    @property
+    def id(self) -> int:
+        """Number of the session in the ledger; 0 while it is being opened anew after a loss."""
+        return self._core.id
+
+    def close(self) -> None:
+        """Gives back its locks and ends it. Closing twice is no error."""
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<tenure.Session {self.name!r}>"
+
+
+class Node(Locks):
+    """A node of this process, in memory, or durable when ``data_dir`` is given. A context manager that closes.
+
+    Keyword arguments are the settings of ``docs/configuration.md``: ``Node(data_dir="/var/lib/db", node_id="a1", session_ttl=5)``.
+    Settings that end in ``_ms`` may be given without the ending in seconds or as a ``timedelta``; ``gate.mode`` is ``gate_mode``.
+
+    Any thread may use it. After a fork the child's calls raise ``ForkedError``; it can open nodes of its own. A node that is
+    open when the interpreter exits is closed, and its locks are free then.
+
+    Raises ``UnknownOptionError`` and ``InvalidArgumentError`` naming the setting; for a directory that is refused ``DataLostError``,
+    ``DataCorruptError``, ``DataForeignError``, ``DataLockedError`` or ``DataVersionError`` naming the file; ``IoError``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._closed = True
+        self._process = os.getpid()
+        wanted = settings(options)
+        _core.set_log_level(logging.getLogger("tenure").getEffectiveLevel())
+        number = inbox().number()
+        self._open = _core.Node(wanted, number)
+        self._core = self._open.session()
+        self._node = self
+        self._lock = threading.Lock()
+        self._losses: dict[int, list[Lost]] = {}
+        self._told: dict[int, str] = {}
+        self._listeners: list[Callable[[Event], object]] = []
+        self._closed = False
+        inbox().start()
+        inbox().add_node(number, self)
+        self._open.watch()
+
+    @property
+    def node_id(self) -> str:
+        """The node's name, as ``holder()`` shows it."""
+        return self._open.id
+
+    @property
+    def durable(self) -> bool:
+        """Whether it keeps its locks in a directory."""
+        return self._open.durable
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was called."""
+        return self._closed
+
+    def session(self, name: str, ttl: Duration = DEFAULT_TTL) -> Session:
+        """Opens another session, renewed by the node like its own. ``name``: 1 to 64 characters, as a node id."""
+        return Session(self, self._open.open_session(name, ttl))
+
+    def locks(self, prefix: Key = b"", limit: int = 1000) -> list[LockInfo]:
+        """Locks whose names start with ``prefix``, by name, at most ``limit`` of them."""
+        return [lock_info(row) for row in self._open.locks(prefix, limit)]
+
+    def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
+        """Opens a write gate. Options are the ``gate.*`` settings without the prefix: ``node.gate("writes", leash=0.5)``.
+
+        Raises ``MisuseError`` when a gate of this name is open.
+        """
+        return Gate(self._open.gate(name, settings({"mode": mode, **options}, "gate.")))
+
+    def status(self) -> dict[str, Any]:
+        """What the node says of itself: its form, state, counts, gates, and which named weaker modes are on. Answered in every state."""
+        answer: dict[str, Any] = json.loads(self._open.status())
+        return answer
+
+    def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """Calls ``callback(event)`` for every event from now on, on the thread "tenure-inbox"; returns a function that ends it.
+
+        The callback may call anything, but delays the callbacks after it. What it raises is logged.
+        """
+        with self._lock:
+            self._listeners.append(callback)
+
+        def stop() -> None:
+            with self._lock:
+                if callback in self._listeners:
+                    self._listeners.remove(callback)
+
+        return stop
+
+    def close(self, timeout: Duration = 5.0) -> None:
+        """Closes the node: its gates close, its locks are given back, its threads end. Closing twice is no error.
+
+        Waits at most ``timeout``; raises ``LockTimeout`` when the end of the sessions was not recorded by then (they run out by
+        themselves). No callback runs after it.
+        """
+        if self._closed:
+            return
+        try:
+            self._open.close(timeout)
+        except ForkedError:
+            # A forked child's copy has nothing to close.
+            self._closed = True
+            return
+        finally:
+            self._closed = True
+        inbox().flush(1.0)
+        with self._lock:
+            self._listeners.clear()
+            losses, self._losses = self._losses, {}
+        for watchers in losses.values():
+            for lost in watchers:
+                lost._set("closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._process != os.getpid():
+            return
+        warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+        try:
+            self.close(timeout=1.0)
+        except Error as error:
+            logger.warning("closing a node that was dropped: %s", error)
+
+    def __repr__(self) -> str:
+        try:
+            return f"<tenure.Node {self.node_id!r}{' closed' if self._closed else ''}>"
+        except ForkedError:
+            return "<tenure.Node of the parent process>"
+
+    def _watch_loss(self, token: int, lost: Lost) -> str | None:
+        """The reason, when the loss was told before anybody watched."""
+        with self._lock:
+            self._losses.setdefault(token, []).append(lost)
+            return self._told.get(token)
+
+    def _unwatch_loss(self, token: int, lost: Lost) -> None:
+        with self._lock:
+            watchers = self._losses.get(token, [])
+            if lost in watchers:
+                watchers.remove(lost)
+            if not watchers:
+                self._losses.pop(token, None)
+
+    def _deliver(self, fields: dict[str, Any]) -> None:
+        event = Event(**fields)
+        watchers: list[Lost] = []
+        with self._lock:
+            if event.kind == "lost" and event.token is not None:
+                watchers = self._losses.pop(event.token, [])
+                if not watchers:
+                    self._told[event.token] = event.reason or "expired"
+                    if len(self._told) > _TOLD_MAX:
+                        del self._told[next(iter(self._told))]
+            listeners = list(self._listeners)
+        for lost in watchers:
+            lost._set(event.reason or "expired")
+        for listener in listeners:
+            try:
+                listener(event)
+            except BaseException:
+                # Even a sys.exit() in it: the others are told all the same.
+                logger.exception("an event callback failed")
