@@ -1,7 +1,7 @@
 //! What all shards share: parameters, sessions, tokens, the budget of locks, multi-key requests, the nearest deadline.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ use crate::base::{Key, SessionId, Token};
 use super::command::{Event, Fault, LimitKind, Mode, Outcome, Refusal, Spec};
 use super::params::Params;
 use super::session::Sessions;
+use super::slab::AMOUNT_MAX;
 use super::view::SessionInfo;
 
 /// No deadline.
@@ -62,7 +63,10 @@ impl Hub {
 
     #[inline]
     pub(crate) fn hash(&self, key: &Key) -> u64 {
-        self.hasher.hash_one(key.as_bytes())
+        // The bytes alone: what they are hashed with is nobody's business but this table's.
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key.as_bytes());
+        hasher.finish()
     }
 
     /// The next `n` tokens or tickets; the first of them.
@@ -157,7 +161,7 @@ impl Hub {
             return Err(Refusal::Invalid(Fault::LockDelay));
         }
         if let Mode::Permits { count, limit } = spec.mode {
-            if count == 0 || count > limit {
+            if count == 0 || count > limit || limit > AMOUNT_MAX {
                 return Err(Refusal::Invalid(Fault::Permits));
             }
         }
@@ -185,7 +189,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) whole: bool,
     pub(crate) events: Vec<Event>,
     /// Groups that have come to the head of a queue whose key they could have.
-    pub(super) ready: BTreeSet<u64>,
+    pub(super) ready: Vec<u64>,
     /// A deadline nearer than all others was noted.
     pub(crate) nearer: bool,
     /// A deadline that is already past was noted.
@@ -195,7 +199,7 @@ pub(crate) struct Cx<'a> {
 impl<'a> Cx<'a> {
     #[inline]
     pub(crate) fn new(hub: &'a Hub, now: Now<'a>, whole: bool) -> Cx<'a> {
-        Cx { hub, now, whole, events: Vec::new(), ready: BTreeSet::new(), nearer: false, overdue: false }
+        Cx { hub, now, whole, events: Vec::new(), ready: Vec::new(), nearer: false, overdue: false }
     }
 
     #[inline]

@@ -8,12 +8,14 @@ mod command;
 mod hub;
 mod params;
 mod query;
+mod queue;
 mod session;
 mod shard;
 mod slab;
 mod snapshot;
 mod state;
 mod timer;
+mod verbs;
 mod view;
 mod world;
 

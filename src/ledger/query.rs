@@ -29,15 +29,15 @@ impl Shard {
                         token: Token(r.id),
                         mode: r.mode(limit),
                         remaining_ms: self.remaining(cx, at, now),
-                        held_ms: now.saturating_sub(r.at),
-                        depth: if permits { 1 } else { r.amount },
-                        metadata: r.meta.as_ref().map_or_else(Vec::new, |m| m.to_vec()),
+                        held_ms: now.saturating_sub(r.at()),
+                        depth: if permits { 1 } else { r.amount() },
+                        metadata: r.meta().to_vec(),
                     });
-                } else if r.delay != 0 && why != LossReason::Closed {
-                    delay_until = delay_until.max(ends + u64::from(r.delay));
+                } else if r.delay() != 0 && why != LossReason::Closed {
+                    delay_until = delay_until.max(ends + u64::from(r.delay()));
                 }
             }
-            at = r.next_in_entry;
+            at = r.next();
         }
         at = first;
         while at != NONE {
@@ -48,11 +48,11 @@ impl Shard {
                     name: slot.body().name.clone(),
                     req: r.req,
                     mode: r.mode(limit),
-                    waited_ms: now.saturating_sub(r.at),
-                    metadata: r.meta.as_ref().map_or_else(Vec::new, |m| m.to_vec()),
+                    waited_ms: now.saturating_sub(r.at()),
+                    metadata: r.meta().to_vec(),
                 });
             }
-            at = r.next_in_entry;
+            at = r.next();
         }
         info.delay_ms = delay_until.saturating_sub(now);
         (!info.holders.is_empty() || !info.waiters.is_empty() || info.delay_ms != 0).then_some(info)

@@ -14,15 +14,22 @@ pub(super) trait Place: Default {
     fn chain(&mut self) -> &mut u32;
 }
 
-/// A vector that reuses its places, last freed first: those are in the cache.
+/// Places in the first chunk, and in each further one.
+const FIRST: usize = 16;
+const CHUNK: usize = 256;
+
+/// Numbered places that never move, the last freed reused first: those are in the cache. The first few are one load away;
+/// the others are in chunks, so that growing copies nothing and leaves no holes behind.
+#[repr(C)]
 pub(super) struct Slab<T> {
-    items: Vec<T>,
+    first: Vec<T>,
     free: u32,
+    more: Vec<Vec<T>>,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Slab<T> {
-        Slab { items: Vec::new(), free: NONE }
+        Slab { first: Vec::new(), free: NONE, more: Vec::new() }
     }
 }
 
@@ -34,12 +41,27 @@ impl<T: Place> Slab<T> {
             self.free = *self[at].chain();
             return at;
         }
-        if self.items.len() == self.items.capacity() {
-            // By an eighth, not by two: at a million locks the slack is memory.
-            self.items.reserve_exact((self.items.len() / 8).max(4));
+        self.grow()
+    }
+
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        if self.first.len() < FIRST {
+            // Few shards need more than a few places, and most nodes have few locks.
+            if self.first.capacity() == self.first.len() {
+                self.first.reserve_exact(if self.first.is_empty() { 2 } else { FIRST - self.first.len() });
+            }
+            self.first.push(T::default());
+            return (self.first.len() - 1) as u32;
         }
-        self.items.push(T::default());
-        (self.items.len() - 1) as u32
+        if self.more.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.more.push(Vec::with_capacity(CHUNK));
+        }
+        let before = FIRST + (self.more.len() - 1) * CHUNK;
+        self.more.last_mut().map_or(NONE, |chunk| {
+            chunk.push(T::default());
+            (before + chunk.len() - 1) as u32
+        })
     }
 
     #[inline]
@@ -49,12 +71,8 @@ impl<T: Place> Slab<T> {
         self.free = at;
     }
 
-    pub(super) fn reserve(&mut self, n: usize) {
-        self.items.reserve_exact(n);
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.items.iter()
+        self.first.iter().chain(self.more.iter().flatten())
     }
 }
 
@@ -62,43 +80,54 @@ impl<T> Index<u32> for Slab<T> {
     type Output = T;
     #[inline]
     fn index(&self, at: u32) -> &T {
-        &self.items[at as usize]
+        let at = at as usize;
+        if at < FIRST { &self.first[at] } else { &self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
     }
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, at: u32) -> &mut T {
-        &mut self.items[at as usize]
+        let at = at as usize;
+        if at < FIRST { &mut self.first[at] } else { &mut self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
     }
 }
 
 /// Both kinds of what a session can have on a key: a grant, or a place in the queue that may become one.
+/// One cache line.
 #[derive(Default)]
+#[repr(align(64))]
 pub(super) struct Record {
     /// The token of a grant, the ticket of a place in a queue; 0 for a vacant place.
     pub(super) id: u64,
-    /// Granted or queued at.
-    pub(super) at: u64,
     /// Of a grant: its ttl counts from here. Of a place in a queue: when the wait is over.
     pub(super) since: u64,
     pub(super) req: u64,
     /// When a timer for this place of the slab will come up; 0 for none. It outlives the record.
     pub(super) armed: u64,
-    pub(super) meta: Option<Box<Box<[u8]>>>,
+    rare: Option<Box<Rare>>,
     pub(super) ttl: u32,
-    pub(super) delay: u32,
-    /// Permits, or how often a session holds an exclusive lock.
-    pub(super) amount: u32,
+    /// Flags in the upper 8 bits. Below them the permits, or how often a session holds an exclusive lock.
+    amount_flags: u32,
     pub(super) entry: u32,
     pub(super) list: u32,
     pub(super) next_in_list: u32,
     pub(super) prev_in_list: u32,
-    /// Among the holders or in the queue of the key.
-    pub(super) next_in_entry: u32,
-    pub(super) prev_in_entry: u32,
-    pub(super) flags: u8,
 }
+
+/// What a plain grant of an exclusive lock does without.
+struct Rare {
+    meta: Box<[u8]>,
+    /// Granted or queued at, if that is not [`Record::since`].
+    at: u64,
+    delay: u32,
+    /// Among the holders or in the queue of the key.
+    next: u32,
+    prev: u32,
+}
+
+/// In [`Rare::at`]: the same as [`Record::since`].
+const SAME: u64 = u64::MAX;
 
 impl Place for Record {
     fn chain(&mut self) -> &mut u32 {
@@ -116,20 +145,130 @@ pub(super) const GROUP: u8 = 32;
 /// The session's window holds the answer to this request.
 pub(super) const REMEMBERED: u8 = 64;
 
+/// The most permits of a semaphore, and the deepest reentrancy.
+pub(super) const AMOUNT_MAX: u32 = (1 << 24) - 1;
+
 impl Record {
-    pub(super) fn is(&self, flag: u8) -> bool {
-        self.flags & flag != 0
+    /// A record of these terms, linked to nothing yet, in a place whose timer is `armed`.
+    #[inline]
+    pub(super) fn new(id: u64, since: u64, req: u64, armed: u64, entry: u32, list: u32, terms: &Terms<'_>) -> Record {
+        let mut record = Record {
+            id,
+            since,
+            req,
+            armed,
+            rare: None,
+            ttl: terms.ttl,
+            amount_flags: terms.amount & AMOUNT_MAX | u32::from(terms.flags) << 24,
+            entry,
+            list,
+            next_in_list: NONE,
+            prev_in_list: NONE,
+        };
+        if terms.delay != 0 || !terms.meta.is_empty() {
+            let rare = record.rare();
+            (rare.delay, rare.meta) = (terms.delay, terms.meta.into());
+        }
+        record
     }
 
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(Rare { meta: Box::default(), at: SAME, delay: 0, next: NONE, prev: NONE }))
+    }
+
+    #[inline]
+    pub(super) fn vacate(&mut self) {
+        self.id = 0;
+        self.rare = None;
+    }
+
+    #[inline]
+    pub(super) fn flags(&self) -> u8 {
+        (self.amount_flags >> 24) as u8
+    }
+
+    #[inline]
+    pub(super) fn is(&self, flag: u8) -> bool {
+        self.flags() & flag != 0
+    }
+
+    pub(super) fn clear(&mut self, flags: u8) {
+        self.amount_flags &= !(u32::from(flags) << 24);
+    }
+
+    #[inline]
     pub(super) fn kind(&self) -> u8 {
-        self.flags & KIND
+        self.flags() & KIND
+    }
+
+    #[inline]
+    pub(super) fn amount(&self) -> u32 {
+        self.amount_flags & AMOUNT_MAX
+    }
+
+    pub(super) fn set_amount(&mut self, amount: u32) {
+        self.amount_flags = self.amount_flags & !AMOUNT_MAX | amount & AMOUNT_MAX;
     }
 
     pub(super) fn mode(&self, limit: u32) -> Mode {
         match self.kind() {
             SHARED => Mode::Shared,
-            PERMITS => Mode::Permits { count: self.amount, limit },
+            PERMITS => Mode::Permits { count: self.amount(), limit },
             _ => Mode::Exclusive,
+        }
+    }
+
+    #[inline]
+    pub(super) fn delay(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |r| r.delay)
+    }
+
+    pub(super) fn meta(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |r| &r.meta)
+    }
+
+    /// Granted or queued at.
+    pub(super) fn at(&self) -> u64 {
+        self.rare.as_ref().map(|r| r.at).filter(|at| *at != SAME).unwrap_or(self.since)
+    }
+
+    /// Moves [`Record::since`]; when the record began stays known.
+    pub(super) fn set_since(&mut self, since: u64) {
+        let at = self.at();
+        if at != since {
+            self.rare().at = at;
+        }
+        self.since = since;
+    }
+
+    /// The record begins now.
+    pub(super) fn begin(&mut self, now: u64) {
+        if let Some(rare) = &mut self.rare {
+            rare.at = SAME;
+        }
+        self.since = now;
+    }
+
+    /// The next among the holders, or in the queue.
+    #[inline]
+    pub(super) fn next(&self) -> u32 {
+        self.rare.as_ref().map_or(NONE, |r| r.next)
+    }
+
+    #[inline]
+    pub(super) fn prev(&self) -> u32 {
+        self.rare.as_ref().map_or(NONE, |r| r.prev)
+    }
+
+    pub(super) fn set_next(&mut self, next: u32) {
+        if next != self.next() {
+            self.rare().next = next;
+        }
+    }
+
+    pub(super) fn set_prev(&mut self, prev: u32) {
+        if prev != self.prev() {
+            self.rare().prev = prev;
         }
     }
 }
@@ -257,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_held_lock_stays_small() {
-        assert!(size_of::<Record>() <= 88, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
         assert!(size_of::<Entry>() <= 32, "{}", size_of::<Entry>());
     }
 
@@ -269,5 +408,32 @@ mod tests {
         slab.give(c);
         assert_eq!((slab.take(), slab.take(), slab.take()), (c, a, 3));
         assert_ne!(b, c);
+    }
+
+    #[test]
+    fn places_are_numbered_without_gaps() {
+        let mut slab = Slab::<List>::default();
+        for want in 0..1_000 {
+            let at = slab.take();
+            assert_eq!(at, want);
+            slab[at].slot = want;
+        }
+        assert!(slab.iter().map(|l| l.slot).eq(0..1_000));
+        assert!((0..1_000).all(|n| slab[n].slot == n));
+    }
+
+    #[test]
+    fn a_record_remembers_when_it_began() {
+        let terms = Terms { ttl: 1, delay: 0, amount: AMOUNT_MAX, limit: 0, flags: 0xff, meta: b"m" };
+        let mut r = Record::new(9, 100, 3, 0, 1, 2, &terms);
+        assert_eq!((r.at(), r.amount(), r.flags(), r.meta()), (100, AMOUNT_MAX, 0xff, &b"m"[..]));
+        r.set_since(150);
+        r.set_since(170);
+        assert_eq!((r.at(), r.since), (100, 170));
+        r.begin(200);
+        assert_eq!((r.at(), r.since), (200, 200));
+        r.clear(WAITING | GROUP);
+        r.set_amount(5);
+        assert_eq!((r.flags(), r.amount()), (0xff & !(WAITING | GROUP), 5));
     }
 }

@@ -211,15 +211,15 @@ impl Ledger {
             id: r.id,
             session: self.hub.sessions.at(shard.lists[r.list].slot)?.id(),
             key: shard.entries[r.entry].key.clone()?,
-            at: r.at,
+            at: r.at(),
             since: r.since,
             req: r.req,
             ttl: r.ttl,
-            delay: r.delay,
-            amount: r.amount,
+            delay: r.delay(),
+            amount: r.amount(),
             limit: if r.kind() == PERMITS { shard.extra(r.entry)?.limit } else { 0 },
-            flags: r.flags,
-            meta: r.meta.as_ref().map_or_else(Vec::new, |m| m.to_vec()),
+            flags: r.flags(),
+            meta: r.meta().to_vec(),
         })
     }
 }
@@ -362,10 +362,10 @@ impl Ledger {
         ledger.hub.set_last_token(header.last_token);
         // Sized before it is filled; the header's word is only a hint, so it is bounded.
         let share = |n: u64| (n.min(1 << 24) as usize).div_ceil(ledger.shards.len());
-        let (keys, records) = (share(header.keys), share(header.records));
+        let keys = share(header.keys);
         let cx = Cx::new(&ledger.hub, Now::At(0), false);
         for shard in &mut ledger.shards {
-            shard.reserve(&cx, keys, records);
+            shard.reserve(&cx, keys);
         }
         ledger
     }
@@ -391,7 +391,7 @@ impl Ledger {
                 meta: &image.meta,
             };
             let record = shard.restore_record(&mut cx, &asker, entry, image.id, image.at, terms);
-            shard.records[record].since = image.since;
+            shard.records[record].set_since(image.since);
             if image.flags & WAITING == 0 {
                 shard.arm_hold(&mut cx, record);
             } else if image.since != NEVER {

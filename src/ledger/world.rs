@@ -9,8 +9,9 @@ use super::clock::HIDDEN_MS;
 use super::command::{Event, Fault, LimitKind, Op, Outcome, Refusal, Request, Spec, Wait, WaitEnd};
 use super::hub::{Cx, Group, Hub, NEVER, Step, granted};
 use super::session::{Dying, Known, Sessions, end_reasons};
-use super::shard::{Asker, Asks, Found, Shard};
+use super::shard::{Asker, Asks, Shard};
 use super::slab::{NONE, REMEMBERED, Terms, WAITING};
+use super::verbs::Found;
 
 /// Every shard of a ledger.
 pub(crate) trait Shards {
@@ -344,9 +345,10 @@ impl<'h, S: Shards> World<'_, 'h, S> {
 
     /// Serves the groups that have come to the head of a queue, the oldest first, until none can be served.
     pub(crate) fn serve_groups(&mut self) {
-        while let Some(first) = self.cx.ready.pop_first() {
+        while let Some(first) = self.cx.ready.iter().copied().min() {
             self.serve_group(first);
-            self.cx.ready.remove(&first);
+            // Serving it looked at all its keys: what it noted of itself on the way is settled.
+            self.cx.ready.retain(|other| *other != first);
         }
     }
 
@@ -373,7 +375,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             if r.since <= now {
                 return self.end_group(first, WaitEnd::Timeout);
             }
-            if delayed || !shard.fits(entry, r.kind(), r.amount) {
+            if delayed || !shard.fits(entry, r.kind(), r.amount()) {
                 return;
             }
             places.push((*home, entry, head));
@@ -409,7 +411,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             let Some(entry) = shard.find(hash, key) else { continue };
             let mut record = shard.extra(entry).map_or(NONE, |x| x.first);
             while record != NONE && shard.records[record].id != ticket {
-                record = shard.records[record].next_in_entry;
+                record = shard.records[record].next();
             }
             if record != NONE {
                 if shard.records[record].is(REMEMBERED) {

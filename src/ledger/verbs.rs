@@ -1,0 +1,305 @@
+//! The operations that concern one key.
+
+use hashbrown::hash_table::Entry as Bucket;
+
+use crate::base::{Key, SessionId, Token};
+
+use super::command::{Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, Spec, Wait, WaitEnd};
+use super::hub::{Cx, Step, granted, refuse};
+use super::session::{Life, Sessions, Slot, end_reasons};
+use super::shard::{Asker, Asks, Shard};
+use super::slab::{AMOUNT_MAX, Entry, GROUP, NONE, PERMITS, REENTRANT, Record, SHARED, Terms, WAITING};
+
+impl Shard {
+    /// `asks`: who, under which number, and with which flags.
+    #[inline]
+    pub(crate) fn acquire(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, asks: Asks, spec: &Spec, wait: Wait) -> Step {
+        let (now, hub) = (cx.now(), cx.hub);
+        // With this shard at hand the session cannot be cleared away, so what is granted here will be found when it ends.
+        let Some(slot) = hub.sessions.living(asks.session, now) else { return refuse(Refusal::NoSession) };
+        if let Err(refusal) = hub.check_spec(spec, 1) {
+            return refuse(refusal);
+        }
+        if slot.was_cancelled(asks.req) {
+            return refuse(Refusal::Cancelled);
+        }
+        let wait = wait.filter(|ms| *ms != 0);
+        let asker = &Asker { session: asks.session, slot, req: asks.req, flags: asks.flags };
+        if self.spare == 0 && !self.need(cx, 1) {
+            // Other shards may have places to spare.
+            let max = cx.hub.params.max_locks;
+            return if cx.whole { refuse(Refusal::Limit { kind: LimitKind::Locks, max }) } else { Step::Escalate };
+        }
+        let terms = Terms::of(spec, 0);
+        let entries = &self.entries;
+        let same = |&e: &u32| entries[e].key.as_ref() == Some(key);
+        let rehash = |&e: &u32| entries[e].key.as_ref().map_or(0, |k| hub.hash(k));
+        match self.table.entry(hash, same, rehash) {
+            Bucket::Vacant(bucket) => {
+                let entry = self.entries.take();
+                bucket.insert(entry);
+                self.entries[entry] = Entry { key: Some(key.clone()), holds: NONE, extra: NONE };
+                let token = cx.hub.take_tokens(1);
+                Step::Done(self.grant(cx, asker, entry, token, terms))
+            }
+            Bucket::Occupied(bucket) => {
+                let entry = *bucket.get();
+                self.acquire_busy(cx, entry, asker, terms, wait)
+            }
+        }
+    }
+
+    fn acquire_busy(&mut self, cx: &mut Cx<'_>, entry: u32, asker: &Asker<'_>, terms: Terms<'_>, wait: Wait) -> Step {
+        if !cx.whole && self.groups_in(entry) {
+            return Step::Escalate;
+        }
+        let kind = terms.flags & (SHARED | PERMITS);
+        if let Some(extra) = self.extra(entry) {
+            if kind == PERMITS && extra.permit_users != 0 && extra.limit != terms.limit {
+                return refuse(Refusal::Invalid(Fault::PermitLimit));
+            }
+        }
+        self.settle(cx, entry, kind == PERMITS);
+        let first = self.entries[entry].holds;
+        if terms.flags & REENTRANT != 0 && first != NONE {
+            let mine = self.session_of(cx, first) == asker.session;
+            let r = &mut self.records[first];
+            if mine && r.is(REENTRANT) && r.amount() < AMOUNT_MAX {
+                r.set_amount(r.amount() + 1);
+                r.req = asker.req;
+                let (id, depth, now) = (r.id, r.amount(), cx.now());
+                return Step::Done(granted(id, self.remaining(cx, first, now), depth));
+            }
+        }
+        let (waiting, delayed) = self.extra(entry).map_or((0, false), |x| (x.waiting, x.delay_until != 0));
+        let outcome = if waiting == 0 && !delayed && self.fits(entry, kind, terms.amount) {
+            let token = cx.hub.take_tokens(1);
+            self.grant(cx, asker, entry, token, terms)
+        } else if let Some(wait) = wait {
+            let max = cx.hub.params.max_waiters_per_key;
+            if waiting >= max {
+                Outcome::Refused(Refusal::Limit { kind: LimitKind::WaitersPerKey, max: u64::from(max) })
+            } else {
+                let ticket = cx.hub.take_tokens(1);
+                Outcome::Queued { position: self.enqueue(cx, asker, entry, ticket, wait, terms) }
+            }
+        } else {
+            Outcome::Held(self.obstacle(cx, entry))
+        };
+        self.tidy(cx, entry);
+        Step::Done(outcome)
+    }
+
+    /// What is in the way on a key.
+    pub(super) fn obstacle(&self, cx: &mut Cx<'_>, entry: u32) -> Obstacle {
+        let now = cx.now();
+        let delay_ms = self.extra(entry).map_or(0, |x| x.delay_until.saturating_sub(now));
+        match self.entries[entry].holds {
+            NONE => Obstacle { delay_ms, ..Obstacle::default() },
+            first => Obstacle {
+                token: Token(self.records[first].id),
+                session: self.session_of(cx, first),
+                remaining_ms: self.remaining(cx, first, now),
+                delay_ms,
+            },
+        }
+    }
+
+    /// A grant of one of several keys that are all free.
+    pub(super) fn grant_part(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, asker: &Asker<'_>, token: u64, spec: &Spec) -> Outcome {
+        let entry = self.entry_for(cx, hash, key);
+        self.grant(cx, asker, entry, token, Terms::of(spec, 0))
+    }
+
+    /// A place in the queue of one of several keys.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn enqueue_part(
+        &mut self,
+        cx: &mut Cx<'_>,
+        hash: u64,
+        key: &Key,
+        asker: &Asker<'_>,
+        ticket: u64,
+        wait: u64,
+        spec: &Spec,
+    ) -> u32 {
+        let entry = self.entry_for(cx, hash, key);
+        self.enqueue(cx, asker, entry, ticket, wait, Terms::of(spec, GROUP))
+    }
+
+    /// The grant of the session in `slot` with this token, unless it has run out as far as the time is known.
+    fn current(&self, cx: &Cx<'_>, entry: u32, session: SessionId, slot: &Slot, token: Token) -> Option<u32> {
+        let mut record = self.entries[entry].holds;
+        while record != NONE && self.records[record].id != token.0 {
+            record = self.records[record].next();
+        }
+        let r = (record != NONE).then(|| &self.records[record])?;
+        Self::is_current(cx, r, self.lists[r.list].slot, session, slot).then_some(record)
+    }
+
+    /// Whether a grant on the list of slot number `of` is that of the session in `slot`, and has not run out as far as the time is known.
+    #[inline]
+    fn is_current(cx: &Cx<'_>, r: &Record, of: u32, session: SessionId, slot: &Slot) -> bool {
+        of == Sessions::slot_number(session) && cx.known_now().is_none_or(|now| now < Self::deadline(r, slot).0)
+    }
+
+    fn not_holder(&self, entry: Option<u32>) -> Step {
+        let current = match entry.map(|e| self.entries[e].holds) {
+            None | Some(NONE) => 0,
+            Some(first) => self.records[first].id,
+        };
+        Step::Done(Outcome::NotHolder { current: Token(current) })
+    }
+
+    #[inline]
+    pub(crate) fn release(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token) -> Step {
+        let hub = cx.hub;
+        let living = |slot: &&Slot| matches!(slot.life(), Life::Renewed(_));
+        let Some(slot) = hub.sessions.find(session).filter(living) else { return refuse(Refusal::NoSession) };
+        let entries = &self.entries;
+        let Ok(bucket) = self.table.find_entry(hash, |&e| entries[e].key.as_ref() == Some(key)) else { return self.not_holder(None) };
+        let entry = *bucket.get();
+        let first = self.entries[entry].holds;
+        let plain = self.entries[entry].extra == NONE && first != NONE;
+        if plain && self.records[first].delay() == 0 && self.records[first].amount() == 1 {
+            let r = &self.records[first];
+            if r.id != token.0 || !Self::is_current(cx, r, self.lists[r.list].slot, session, slot) {
+                return self.not_holder(Some(entry));
+            }
+            // Nobody waits and nobody else holds: the key is forgotten.
+            bucket.remove();
+            self.entries[entry].key = None;
+            self.entries.give(entry);
+            self.discard(cx, first);
+            return Step::Done(Outcome::Released { left: 0 });
+        }
+        self.release_busy(cx, entry, session, token)
+    }
+
+    fn release_busy(&mut self, cx: &mut Cx<'_>, entry: u32, session: SessionId, token: Token) -> Step {
+        if !cx.whole && self.groups_in(entry) {
+            return Step::Escalate;
+        }
+        // Who waits must know what time it is, and so must a lock-delay.
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        let Some(record) = self.current(cx, entry, session, slot, token) else { return self.not_holder(Some(entry)) };
+        let r = &mut self.records[record];
+        if r.kind() == 0 && r.amount() > 1 {
+            r.set_amount(r.amount() - 1);
+            return Step::Done(Outcome::Released { left: r.amount() });
+        }
+        self.surrender(cx, record);
+        Step::Done(Outcome::Released { left: 0 })
+    }
+
+    pub(crate) fn renew(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token, ttl: u32) -> Step {
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        if !(hub.params.min_ttl_ms..=hub.params.max_ttl_ms).contains(&ttl) {
+            return refuse(Refusal::Invalid(Fault::Ttl));
+        }
+        let entry = self.find(hash, key);
+        let Some(record) = entry.and_then(|e| self.current(cx, e, session, slot, token)) else { return self.not_holder(entry) };
+        let r = &mut self.records[record];
+        r.ttl = ttl;
+        r.set_since(now);
+        self.arm_hold(cx, record);
+        Step::Done(Outcome::Renewed { remaining_ms: self.remaining(cx, record, now) })
+    }
+
+    pub(crate) fn force_release(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, token: Option<Token>, delay: Option<u32>) -> Step {
+        let now = cx.now();
+        if delay.is_some_and(|d| d > cx.hub.params.max_ttl_ms) {
+            return refuse(Refusal::Invalid(Fault::LockDelay));
+        }
+        let Some(entry) = self.find(hash, key) else { return Step::Done(Outcome::ReleasedMany { count: 0 }) };
+        if !cx.whole && self.groups_in(entry) {
+            return Step::Escalate;
+        }
+        self.settle(cx, entry, true);
+        let mut count = 0;
+        let mut record = self.entries[entry].holds;
+        while record != NONE {
+            let next = self.records[record].next();
+            if token.is_none_or(|t| t.0 == self.records[record].id) {
+                self.lose(cx, record, now, LossReason::Forced, delay);
+                count += 1;
+            }
+            record = next;
+        }
+        self.pump(cx, entry);
+        self.tidy(cx, entry);
+        Step::Done(Outcome::ReleasedMany { count })
+    }
+
+    /// Ends what `session` asked for under `req` on this key: the ticket of a group if it was one, otherwise whether something was
+    /// found, and whether that was a grant.
+    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, req: u64) -> Found {
+        let Some(entry) = self.find(hash, key) else { return Found::Nothing };
+        self.settle(cx, entry, true);
+        let found = self.find_request(cx, entry, session, req);
+        let result = match found {
+            None => Found::Nothing,
+            Some(record) if self.records[record].is(GROUP) => Found::Group(self.records[record].id),
+            Some(record) if self.records[record].is(WAITING) => {
+                self.end_wait(cx, record, WaitEnd::Cancelled);
+                self.pump(cx, entry);
+                Found::Wait
+            }
+            Some(record) => {
+                let r = &mut self.records[record];
+                if r.kind() == 0 && r.amount() > 1 {
+                    r.set_amount(r.amount() - 1);
+                } else {
+                    self.remove_hold(cx, record);
+                    self.pump(cx, entry);
+                }
+                Found::Grant
+            }
+        };
+        self.tidy(cx, entry);
+        result
+    }
+
+    fn find_request(&self, cx: &Cx<'_>, entry: u32, session: SessionId, req: u64) -> Option<u32> {
+        let queue = self.extra(entry).map_or(NONE, |x| x.first);
+        for mut record in [self.entries[entry].holds, queue] {
+            while record != NONE {
+                if self.records[record].req == req && self.session_of(cx, record) == session {
+                    return Some(record);
+                }
+                record = self.records[record].next();
+            }
+        }
+        None
+    }
+
+    /// Ends the first thing that a dead session still has here; its ticket if that belongs to a group.
+    pub(super) fn bury_first(&mut self, cx: &mut Cx<'_>, session: SessionId) -> Option<u64> {
+        let record = self.first_of(session)?;
+        let life = self.slot_of(cx, record)?.life();
+        let (loss, end) = end_reasons(life);
+        let entry = self.records[record].entry;
+        if self.records[record].is(GROUP) {
+            return Some(self.records[record].id);
+        }
+        if self.records[record].is(WAITING) {
+            self.end_wait(cx, record, end);
+        } else {
+            let at = if let Life::Expired(at) = life { at } else { 0 };
+            self.lose(cx, record, at, loss, None);
+        }
+        self.pump(cx, entry);
+        self.tidy(cx, entry);
+        None
+    }
+}
+
+/// What a cancellation found.
+pub(super) enum Found {
+    Nothing,
+    Wait,
+    Grant,
+    Group(u64),
+}
