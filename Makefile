@@ -1,0 +1,79 @@
+# Tenure. The two commands that a newcomer needs are `make demo` and `make test`; both do all their own set-up.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TERM_COLOR ?= never
+VENV := $(CURDIR)/.venv
+PY := $(VENV)/bin/python
+PREFIX ?= /usr/local
+FIGURES ?= gate,lock
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages (as root), Python tools into .venv
+	@scripts/setup.sh $(VENV)
+
+.PHONY: lib
+lib: ## build the C library for tests (development profile)
+	@cargo rustc -q --lib --crate-type cdylib,staticlib --features capi
+
+.PHONY: python
+python: setup ## build the Python extension for tests and put it into .venv
+	@scripts/python-dev.sh $(VENV)
+
+.PHONY: server
+server: setup lib ## build the Kvrocks-style example server
+	@scripts/server.sh $(CARGO_TARGET_DIR)
+
+.PHONY: demo
+demo: server python ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
+	@$(PY) demo/demo.py
+
+.PHONY: test
+test: verify test-rust test-loom test-python ## all tests, all set-up included
+	@echo "all tests passed"
+
+.PHONY: test-rust
+test-rust: ## unit, property, model and crash tests of the core
+	@scripts/rust-tests.sh
+
+.PHONY: test-loom
+test-loom: ## model checking of the gate under every interleaving
+	@scripts/loom-tests.sh
+
+.PHONY: test-python
+test-python: python lib server ## C, C++, Python and server tests, driven by pytest
+	@$(PY) -m pytest -n 2 tests/python
+
+.PHONY: verify
+verify: setup ## read-only checks: format, lints, types, layering
+	@scripts/verify.sh $(VENV)
+
+.PHONY: fix
+fix: setup ## format and rewrite generated files
+	@cargo fmt --all
+	@$(VENV)/bin/ruff check -q --fix python tests/python demo
+	@$(VENV)/bin/ruff format -q python tests/python demo
+	@UPDATE_GENERATED=1 UPDATE_HEADER=1 cargo test -q --features capi --test header --test errors
+
+.PHONY: bench
+bench: setup ## measure; FIGURES=gate,lock picks groups; one JSON line a figure
+	@for group in $(subst $(comma), ,$(FIGURES)); do bench/$$group/run.sh; done
+
+.PHONY: release
+release: ## build the release artefacts libtenure.so and libtenure.a
+	@cargo rustc -q --release --lib --crate-type cdylib,staticlib --features capi
+
+.PHONY: install
+install: release ## install the library, headers, CMake package and pkg-config file under PREFIX
+	@bindings/cpp/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
+
+.PHONY: wheel
+wheel: setup ## build the release wheel into dist/
+	@$(VENV)/bin/maturin build --release --strip -o dist
+
+comma := ,
