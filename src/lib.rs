@@ -9,6 +9,7 @@
 //! | [`store`] | what survives the process: data directory, write-ahead log, snapshots |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
+//! | [`node`] | what a host opens: sessions, grants, gates, events |
 #![deny(unsafe_code)]
 
 pub mod base;
@@ -18,4 +19,5 @@ pub mod engine;
 mod gate_cold;
 pub mod gate;
 pub mod ledger;
+pub mod node;
 pub mod store;

@@ -16,6 +16,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn monotonic_ns(&self) -> u64;
     /// CLOCK_REALTIME since the epoch: for people and calendars, never for safety.
     fn realtime_ns(&self) -> u64;
+    /// Whether these are the machine's own clocks, so that the gate's hot path may read them by itself.
+    fn is_system(&self) -> bool {
+        false
+    }
 }
 
 /// An instant on the two clocks by which a holder judges its own time.
@@ -81,6 +85,9 @@ impl Clock for SystemClock {
     #[inline]
     fn realtime_ns(&self) -> u64 {
         read(libc::CLOCK_REALTIME)
+    }
+    fn is_system(&self) -> bool {
+        true
     }
 }
 

@@ -1,0 +1,242 @@
+//! What a node's handles share: the engine, the clock, the delivery, and whether the node still answers.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+
+use super::delivery::Delivery;
+use super::event::{Event, LossReason};
+use super::gate::GateState;
+use super::session;
+use super::wake::Wake;
+use crate::base::process;
+use crate::base::{Clock, Config, Error, Key, Moment, NodeId, Result, Rng, SessionId, Status, Token};
+use crate::engine::{Engine, EventSink};
+use crate::gate::EpochStore;
+use crate::ledger;
+
+const RUNNING: u8 = 0;
+const CLOSED: u8 = 1;
+const POISONED: u8 = 2;
+
+pub(super) struct Core {
+    pub(super) id: NodeId,
+    pub(super) config: Config,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) engine: Engine,
+    pub(super) delivery: Delivery,
+    pub(super) wake: Arc<Wake>,
+    /// Where the gates' epochs outlive the process.
+    pub(super) epochs: Arc<dyn EpochStore>,
+    gates: RwLock<Vec<Arc<GateState>>>,
+    generation: u64,
+    life: AtomicU8,
+    poison: OnceLock<String>,
+    rng: Mutex<Box<dyn Rng>>,
+    sessions: RwLock<HashMap<u64, Arc<session::State>>>,
+    /// Every session that is looked after, those included that have no number at present.
+    kept: RwLock<Vec<Arc<session::State>>>,
+}
+
+impl Core {
+    pub(super) fn new(
+        id: NodeId,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        rng: Box<dyn Rng>,
+        delivery: Delivery,
+        engine: Engine,
+        epochs: Arc<dyn EpochStore>,
+        wake: Arc<Wake>,
+    ) -> Core {
+        Core {
+            id,
+            config,
+            clock,
+            engine,
+            delivery,
+            wake,
+            epochs,
+            gates: RwLock::default(),
+            generation: process::generation(),
+            life: AtomicU8::new(RUNNING),
+            poison: OnceLock::new(),
+            rng: Mutex::new(rng),
+            sessions: RwLock::default(),
+            kept: RwLock::default(),
+        }
+    }
+
+    /// Whether calls are answered.
+    #[inline]
+    pub(super) fn check(&self) -> Result<()> {
+        process::check_generation(self.generation)?;
+        match self.life.load(SeqCst) {
+            RUNNING => Ok(()),
+            CLOSED => Err(Error::new(Status::Closed, "the node has been closed")),
+            _ => Err(Error::new(Status::Poisoned, format!("the node is poisoned: {}", self.poison_text()))),
+        }
+    }
+
+    pub(super) fn forked(&self) -> bool {
+        process::check_generation(self.generation).is_err()
+    }
+
+    pub(super) fn poison_text(&self) -> &str {
+        self.poison.get().map_or("", String::as_str)
+    }
+
+    /// True for the caller who closes the node; false when that has been done.
+    pub(super) fn begin_close(&self) -> bool {
+        self.life.swap(CLOSED, SeqCst) != CLOSED
+    }
+
+    /// Ends everything but status and close. The gates are closed before anything else is done, and the host is told once.
+    pub(super) fn poison(&self, why: &str) {
+        if self.life.compare_exchange(RUNNING, POISONED, SeqCst, SeqCst).is_err() {
+            return;
+        }
+        for gate in self.gate_list() {
+            gate.poison(self);
+        }
+        let _ = self.poison.set(why.to_owned());
+        tracing::error!(node = %self.id, why, "the node is poisoned");
+        for state in self.kept_sessions() {
+            state.ended(self, state.id(), LossReason::Poisoned);
+        }
+        self.delivery.event(Event::Poisoned { message: why.to_owned() });
+    }
+
+    pub(super) fn with_rng<R>(&self, use_it: impl FnOnce(&mut dyn Rng) -> R) -> R {
+        use_it(&mut **self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn nonce(&self) -> u128 {
+        self.with_rng(|rng| rng.next_u128())
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
+    }
+
+    pub(super) fn keep_session(&self, state: &Arc<session::State>) {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner).push(state.clone());
+    }
+
+    /// The session has got a number: its events can be told apart from now on.
+    pub(super) fn number_session(&self, state: &Arc<session::State>) {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(state.id().0, state.clone());
+    }
+
+    /// The number is over.
+    pub(super) fn unnumber_session(&self, id: SessionId) {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0);
+    }
+
+    pub(super) fn forget_session(&self, state: &Arc<session::State>) {
+        self.unnumber_session(state.id());
+        self.kept.write().unwrap_or_else(PoisonError::into_inner).retain(|s| !Arc::ptr_eq(s, state));
+    }
+
+    pub(super) fn kept_sessions(&self) -> Vec<Arc<session::State>> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn session(&self, id: SessionId) -> Option<Arc<session::State>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
+    }
+
+    /// # Errors
+    /// [`Status::Misuse`] when a gate of that name is open.
+    pub(super) fn add_gate(&self, gate: &Arc<GateState>) -> Result<()> {
+        let mut gates = self.gates.write().unwrap_or_else(PoisonError::into_inner);
+        if gates.iter().any(|g| g.name() == gate.name()) {
+            return Err(Error::new(Status::Misuse, format!("a gate called {} is open", gate.name())));
+        }
+        gates.push(gate.clone());
+        Ok(())
+    }
+
+    pub(super) fn remove_gate(&self, gate: &Arc<GateState>) {
+        self.gates.write().unwrap_or_else(PoisonError::into_inner).retain(|g| !Arc::ptr_eq(g, gate));
+    }
+
+    pub(super) fn gate_named(&self, name: &str) -> Option<Arc<GateState>> {
+        self.gate_list().into_iter().find(|g| g.name() == name)
+    }
+
+    pub(super) fn gate_list(&self) -> Vec<Arc<GateState>> {
+        self.gates.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every gate denies from now on, and its office is not campaigned for any more.
+    pub(super) fn close_gates(&self) {
+        for gate in std::mem::take(&mut *self.gates.write().unwrap_or_else(PoisonError::into_inner)) {
+            gate.close(self);
+        }
+    }
+
+    /// A renewal that was sent at `sent` has been acknowledged: the offices held under the session live on.
+    pub(super) fn session_renewed(&self, state: &Arc<session::State>, sent: Moment) {
+        for gate in self.gate_list() {
+            gate.session_renewed(self, state.id(), sent);
+        }
+    }
+
+    /// A grant is lost: if it is an office, its gate closes.
+    pub(super) fn office_lost(&self, token: Token) {
+        for gate in self.gate_list() {
+            gate.office_lost(self, token);
+        }
+    }
+
+    fn lost(&self, session: SessionId, key: Key, token: Token, reason: LossReason) {
+        self.office_lost(token);
+        // A grant that is not told to be lost by its own session's view is told here.
+        if self.session(session).is_some_and(|s| s.grants.lost(token)) {
+            self.delivery.event(Event::Lost { session, key, token, reason });
+        }
+    }
+}
+
+/// The engine's way to tell a node what happened. It is made before the node, so it finds it later.
+#[derive(Default)]
+pub(super) struct Sink {
+    core: OnceLock<Weak<Core>>,
+    wake: OnceLock<Arc<Wake>>,
+}
+
+impl Sink {
+    pub(super) fn new(wake: Arc<Wake>) -> Sink {
+        let sink = Sink::default();
+        let _ = sink.wake.set(wake);
+        sink
+    }
+
+    pub(super) fn connect(&self, core: &Arc<Core>) {
+        let _ = self.core.set(Arc::downgrade(core));
+    }
+}
+
+impl EventSink for Sink {
+    fn event(&self, event: ledger::Event) {
+        // Before the node is connected only the sessions of former processes can end.
+        let Some(core) = self.core.get().and_then(Weak::upgrade) else { return };
+        match event {
+            ledger::Event::Lost { session, key, token, why } => core.lost(session, key, token, why.into()),
+            ledger::Event::SessionEnded { session, why } => {
+                if let Some(state) = core.session(session) {
+                    state.ended(&core, session, why.into());
+                }
+            }
+            // Waits of this node end at their completions; nobody else waits on a single node.
+            ledger::Event::Granted { .. } | ledger::Event::WaitEnded { .. } => {}
+        }
+    }
+
+    fn nearer_deadline(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake.raise();
+        }
+    }
+}

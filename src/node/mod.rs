@@ -1,0 +1,278 @@
+//! A node: the library as its host sees it.
+//!
+//! [`Node::open`] assembles a ledger in memory or on disk, an engine over it, and a thread that looks after
+//! leases. [`Session`] holds locks, [`Gate`] answers "do I still hold office?".
+
+mod assemble;
+mod core;
+mod delivery;
+mod event;
+mod eventfd;
+mod gate;
+mod grant;
+mod grants;
+mod keeper;
+mod office;
+mod options;
+mod session;
+mod status;
+mod wake;
+
+pub use delivery::{Listener, in_callback};
+pub use event::{Event, LossReason};
+pub use gate::Gate;
+pub use grant::Grant;
+pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
+pub use session::{OpId, Session};
+pub use status::NodeStatus;
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use self::core::{Core, Sink};
+use self::delivery::{Delivery, Mode, check_may_block};
+use self::wake::Wake;
+use crate::base::process;
+use crate::base::{Clock, Config, Error, Key, NodeId, Result, Rng, Status, SystemClock, SystemRng};
+
+/// What a node takes from its surroundings; for simulations and virtual time.
+pub struct Env {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for nonces and names.
+    pub rng: Box<dyn Rng>,
+    /// No thread of its own: the caller moves it with [`Node::step`].
+    pub manual: bool,
+}
+
+impl Env {
+    /// The operating system's clocks and randomness.
+    ///
+    /// # Errors
+    /// [`Status::Io`] when the system gives no randomness.
+    pub fn system() -> Result<Env> {
+        Ok(Env { clock: Arc::new(SystemClock), rng: Box::new(SystemRng::new()?), manual: false })
+    }
+}
+
+/// A running node. Clones are the same node; any thread may use it. Dropping the last clone closes it
+/// as [`Node::close`] does, waiting for at most a second.
+#[derive(Clone)]
+pub struct Node(Arc<Handle>);
+
+struct Handle {
+    core: Arc<Core>,
+    session: Session,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How long the last handle waits, when it is dropped without a close, for the end of its sessions to be recorded.
+const DROP_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Handle {
+    fn close(&self, timeout: Duration) -> Result<()> {
+        let core = &self.core;
+        core.close_gates();
+        let recorded = core.check().is_err() || end_sessions(core, timeout);
+        let first = core.begin_close();
+        core.wake.stop();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper
+            && keeper.join().is_err()
+        {
+            tracing::error!("the keeper thread panicked");
+        }
+        if first {
+            core.engine.close();
+            core.delivery.close();
+        }
+        if recorded { Ok(()) } else { Err(Error::new(Status::Timeout, "the end of the sessions was not recorded in time")) }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.core.forked() {
+            // The child has neither the threads nor a right to the parent's locks.
+            return;
+        }
+        if in_callback() {
+            // Not waited for on a thread that others may be waiting for; locks run out by themselves.
+            self.core.close_gates();
+            self.core.begin_close();
+            self.core.wake.stop();
+        } else if let Err(error) = self.close(DROP_TIMEOUT) {
+            tracing::warn!(node = %self.core.id, %error, "closing a dropped node");
+        }
+    }
+}
+
+impl Node {
+    /// Opens a node: in memory without a `data_dir`, else durable in that directory.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] for settings that contradict each other, the `Data...` statuses for a directory that is
+    /// refused (the message names the file), [`Status::Io`].
+    pub fn open(config: &Config) -> Result<Node> {
+        Node::open_with(config, Env::system()?)
+    }
+
+    /// As [`Node::open`], in other surroundings.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub fn open_with(config: &Config, mut env: Env) -> Result<Node> {
+        process::watch_forks();
+        let mode = if config.get("delivery")? == "fd" { Mode::Fd } else { Mode::Thread };
+        let delivery = Delivery::new(mode)?;
+        let wake = Arc::new(Wake::default());
+        let sink = Arc::new(Sink::new(wake.clone()));
+        let named = match config.get("node_id")? {
+            "" => None,
+            name => Some(NodeId::new(name)?),
+        };
+        let (engine, id) = assemble::engine(config, named, &mut env, sink.clone())?;
+        let epochs = assemble::epochs(&engine);
+        let core = Arc::new(Core::new(id, config.clone(), env.clock, env.rng, delivery, engine, epochs, wake));
+        sink.connect(&core);
+        let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
+        let session = new_session(&core, core.id.as_str().to_owned(), ttl_ms)?;
+        let keeper = if env.manual {
+            None
+        } else {
+            let (weak, wake) = (Arc::downgrade(&core), core.wake.clone());
+            Some(process::spawn("tenure-keep", move || keeper::run(&weak, &wake))?)
+        };
+        Ok(Node(Arc::new(Handle { core, session, keeper: Mutex::new(keeper) })))
+    }
+
+    /// This node's name.
+    pub fn id(&self) -> &NodeId {
+        &self.0.core.id
+    }
+
+    /// The node's own session, under which it holds its locks.
+    pub fn session(&self) -> Session {
+        self.0.session.clone()
+    }
+
+    /// Opens another session: another identity in this process, which the node renews like its own.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] for the name (that of a node id) or the ttl, [`Status::Limit`].
+    pub fn open_session(&self, name: &str, ttl: Duration) -> Result<Session> {
+        self.0.core.check()?;
+        NodeId::new(name).map_err(|e| Error::new(e.status(), e.message().replace("node_id", "name")))?;
+        new_session(&self.0.core, name.to_owned(), options::ttl_ms(ttl)?)
+    }
+
+    /// Opens a gate. `gate.*` settings of `over` go before the node's.
+    ///
+    /// # Errors
+    /// [`Status::Misuse`] when a gate of that name is open, [`Status::InvalidArgument`] for the name or the settings.
+    pub fn gate(&self, name: &str, over: &Config) -> Result<Gate> {
+        self.0.core.check()?;
+        Gate::open(&self.0.core, &self.0.session, name, over)
+    }
+
+    /// Locks whose names start with `prefix`, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// What every call may answer.
+    pub fn locks(&self, prefix: &[u8], limit: usize) -> Result<Vec<LockInfo>> {
+        self.0.core.check()?;
+        let found = self.0.core.engine.locks(prefix, None, limit)?;
+        Ok(found.into_iter().map(|i| LockInfo { key: Key::clone(&i.key), holders: options::holders(i) }).collect())
+    }
+
+    /// What the node says of itself; answered in every state.
+    pub fn status(&self) -> NodeStatus {
+        status::of(&self.0.core)
+    }
+
+    /// Calls `listener` for every event from now on, on the delivery that the node was opened with. Returns a number for
+    /// [`Node::unsubscribe`]. The listener must not panic; if it does, it is called again for the next event.
+    ///
+    /// # Errors
+    /// [`Status::Io`] when the system gives no thread.
+    pub fn subscribe(&self, listener: Listener) -> Result<u64> {
+        self.0.core.check()?;
+        self.0.core.delivery.subscribe(listener)
+    }
+
+    /// Ends a subscription; false when there was none of that number. After it has returned the listener does not run and never
+    /// will, except when it is called from inside the listener itself.
+    pub fn unsubscribe(&self, id: u64) -> bool {
+        self.0.core.delivery.unsubscribe(id)
+    }
+
+    /// A descriptor that is readable while completions or events wait for [`Node::dispatch`]. It stays the library's.
+    ///
+    /// # Errors
+    /// [`Status::Misuse`] unless the node was opened with `delivery = fd`.
+    pub fn event_fd(&self) -> Result<RawFd> {
+        self.0.core.delivery.fd()
+    }
+
+    /// Runs up to `max` waiting completions and events on the calling thread; returns how many.
+    ///
+    /// # Errors
+    /// [`Status::Misuse`] unless the node was opened with `delivery = fd`, [`Status::WouldDeadlock`] inside a callback.
+    pub fn dispatch(&self, max: usize) -> Result<usize> {
+        process_check(&self.0.core)?;
+        self.0.core.delivery.dispatch(max)
+    }
+
+    /// One round of what the node's thread does, for a node opened with [`Env::manual`]. Returns how long until the next is due.
+    pub fn step(&self) -> Duration {
+        Duration::from_nanos(keeper::step(&self.0.core, self.0.core.now()))
+    }
+
+    /// Poisons the node: it denies and refuses everything but status and close from now on. For hosts that find that they can
+    /// no longer trust themselves, and for the C boundary after a panic.
+    pub fn poison(&self, why: &str) {
+        self.0.core.poison(why);
+    }
+
+    /// Closes the node: gates close, its sessions end (which frees their locks), threads end, everything queued for the host is
+    /// delivered. Waits at most `timeout` for the sessions' end to be recorded; what is not recorded in time runs out by
+    /// itself. Closing twice is no error.
+    ///
+    /// # Errors
+    /// [`Status::WouldDeadlock`] inside a callback, [`Status::Timeout`], [`Status::Forked`].
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        process_check(&self.0.core)?;
+        check_may_block()?;
+        self.0.close(timeout)
+    }
+}
+
+fn process_check(core: &Core) -> Result<()> {
+    if core.forked() { Err(Status::Forked.into()) } else { Ok(()) }
+}
+
+fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {
+    let state = Arc::new(session::State::new(name, ttl_ms));
+    state.open(core)?;
+    core.keep_session(&state);
+    Ok(Session { core: core.clone(), state })
+}
+
+/// Ends all sessions at once and waits for the answers. False when they did not come in time.
+fn end_sessions(core: &Arc<Core>, timeout: Duration) -> bool {
+    let (tx, rx) = std::sync::mpsc::channel();
+    let mut waiting = 0;
+    let sessions = core.kept_sessions();
+    // Before any of them frees a lock that another of them waits for.
+    sessions.iter().for_each(|s| s.cancel_all());
+    for state in sessions {
+        let tx = tx.clone();
+        if state.end(core, Box::new(move || _ = tx.send(()))) {
+            waiting += 1;
+        }
+    }
+    let wait = self::wake::Deadline::after(timeout);
+    (0..waiting).all(|_| rx.recv_timeout(wait.left()).is_ok())
+}

@@ -1,0 +1,626 @@
+//! An identity that holds locks: its requests, its grants, its renewals.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::core::Core;
+use super::delivery::check_may_block;
+use super::event::{Event, LossReason};
+use super::grant::Grant;
+use super::grants::{Change, Grants};
+use super::options::{Holder, LockMode, LockOptions, Renew, ttl_ms};
+use crate::base::clock::holder_ttl;
+use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
+use crate::ledger::{self, Op, Outcome, Request, Spec, WaitEnd};
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// A request that waits, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId(pub u64);
+
+struct Pending {
+    keys: Vec<Key>,
+    cancelled: bool,
+}
+
+/// What one session of this node remembers. The ledger's session behind it is opened anew when it has expired: what it held is lost then.
+pub(super) struct State {
+    name: String,
+    ttl_ms: u32,
+    /// The ledger's number; 0 while there is none.
+    id: AtomicU64,
+    closed: AtomicBool,
+    renewing: AtomicBool,
+    /// When the last renewal was sent, answered or not, BOOTTIME ns.
+    tried_ns: AtomicU64,
+    next_req: AtomicU64,
+    pending: Mutex<HashMap<u64, Pending>>,
+    pub(super) grants: Grants,
+}
+
+impl State {
+    pub(super) fn new(name: String, ttl_ms: u32) -> State {
+        State {
+            name,
+            ttl_ms,
+            id: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            renewing: AtomicBool::new(false),
+            tried_ns: AtomicU64::new(0),
+            next_req: AtomicU64::new(1),
+            pending: Mutex::default(),
+            grants: Grants::default(),
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+        // Plain insertions and removals: whole at every step.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn id(&self) -> SessionId {
+        SessionId(self.id.load(SeqCst))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Between two renewals, ns: a third of the shortest ttl that they serve.
+    fn period_ns(&self) -> u64 {
+        let session = u64::from(self.ttl_ms) * NS_PER_MS;
+        match self.grants.shortest_ns() {
+            0 => session / 3,
+            shortest => session.min(shortest) / 3,
+        }
+    }
+
+    /// Opens the ledger's session behind this one.
+    pub(super) fn open(self: &Arc<State>, core: &Core) -> Result<()> {
+        let sent = Moment::now(&*core.clock);
+        let nonce = core.nonce();
+        let op = Op::OpenSession { nonce, name: self.name.clone(), ttl_ms: self.ttl_ms };
+        match core.engine.execute(&Request { session: SessionId(0), seq: 0, op })? {
+            Outcome::Session { id, .. } => {
+                self.tried_ns.store(sent.boottime_ns, SeqCst);
+                self.grants.renewed(sent);
+                self.id.store(id.0, SeqCst);
+                core.number_session(self);
+                Ok(())
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The ledger's session is over: everything it held is lost.
+    pub(super) fn ended(&self, core: &Core, id: SessionId, reason: LossReason) {
+        if self.id.compare_exchange(id.0, 0, SeqCst, SeqCst).is_err() {
+            return;
+        }
+        core.unnumber_session(id);
+        // The keeper opens it anew at once.
+        self.tried_ns.store(0, SeqCst);
+        core.wake.raise();
+        for (key, token) in self.grants.take_all() {
+            core.office_lost(token);
+            core.delivery.event(Event::Lost { session: id, key, token, reason });
+        }
+    }
+
+    /// Every request that waits ends without a grant, whatever the ledger has decided meanwhile.
+    pub(super) fn cancel_all(&self) {
+        self.pending().values_mut().for_each(|p| p.cancelled = true);
+    }
+
+    /// Ends the ledger's session, without waiting; `done` is called once that has been answered. False when there is none.
+    pub(super) fn end(self: &Arc<State>, core: &Core, done: Box<dyn FnOnce() + Send>) -> bool {
+        self.closed.store(true, SeqCst);
+        let id = self.id();
+        core.forget_session(self);
+        self.grants.take_all();
+        if id.0 == 0 {
+            return false;
+        }
+        core.engine.submit(&Request { session: id, seq: 0, op: Op::CloseSession }, Box::new(move |_| done()));
+        true
+    }
+
+    /// The keeper's look: tells what has run out or is about to, renews when it is time. Returns ns until the next look.
+    pub(super) fn keep(self: &Arc<State>, core: &Arc<Core>, now: Moment) -> u64 {
+        if self.closed.load(SeqCst) {
+            return u64::MAX;
+        }
+        let id = self.id();
+        for change in self.grants.look(now) {
+            match change {
+                Change::AtRisk { key, token, remaining_ns } => {
+                    let remaining = Duration::from_nanos(remaining_ns);
+                    core.delivery.event(Event::AtRisk { session: id, key, token, remaining });
+                }
+                Change::Lost { key, token } => {
+                    core.office_lost(token);
+                    core.delivery.event(Event::Lost { session: id, key: key.clone(), token, reason: LossReason::Expired });
+                    // The ledger may let it live a little longer, and the session's next renewal would keep it for nobody.
+                    core.engine.submit(&Request { session: id, seq: 0, op: Op::Release { key, token } }, Box::new(|_| {}));
+                }
+            }
+        }
+        let period = self.period_ns();
+        let due = self.tried_ns.load(SeqCst).saturating_add(period);
+        if now.boottime_ns >= due {
+            self.renew_session(core, now);
+            return self.period_ns();
+        }
+        due - now.boottime_ns
+    }
+
+    fn renew_session(self: &Arc<State>, core: &Arc<Core>, sent: Moment) {
+        let id = self.id();
+        if id.0 == 0 {
+            self.tried_ns.store(sent.boottime_ns, SeqCst);
+            if let Err(error) = self.open(core) {
+                tracing::warn!(session = self.name, %error, "opening the session anew failed");
+            }
+            return;
+        }
+        if self.renewing.swap(true, SeqCst) {
+            return;
+        }
+        self.tried_ns.store(sent.boottime_ns, SeqCst);
+        let (state, keeper) = (self.clone(), core.clone());
+        let done = Box::new(move |outcome: Result<Outcome>| {
+            state.renewing.store(false, SeqCst);
+            match outcome {
+                Ok(Outcome::Renewed { .. }) => {
+                    state.grants.renewed(sent);
+                    keeper.session_renewed(&state, sent);
+                }
+                Ok(Outcome::Refused(ledger::Refusal::NoSession)) => state.ended(&keeper, id, LossReason::SessionExpired),
+                Ok(other) => tracing::error!(session = state.name, ?other, "an answer that is none to a renewal"),
+                Err(error) => tracing::warn!(session = state.name, %error, "the renewal failed"),
+            }
+        });
+        core.engine.submit(&Request { session: id, seq: 0, op: Op::RenewSession }, done);
+    }
+}
+
+/// A session: an identity under which locks are held. Clones are the same session; any thread may use it.
+#[derive(Clone)]
+pub struct Session {
+    pub(super) core: Arc<Core>,
+    pub(super) state: Arc<State>,
+}
+
+impl Session {
+    /// The ledger's number for it; 0 while it is being opened anew after a loss.
+    pub fn id(&self) -> SessionId {
+        self.state.id()
+    }
+
+    /// The name that other callers see as the holder's: the node id, for the node's own session.
+    pub fn name(&self) -> &str {
+        self.state.name()
+    }
+
+    #[inline]
+    fn check(&self) -> Result<SessionId> {
+        self.core.check()?;
+        if self.state.closed.load(SeqCst) {
+            return Err(Error::new(Status::Closed, "the session has been closed"));
+        }
+        match self.state.id() {
+            SessionId(0) => Err(Error::new(Status::Unavailable, "the session has expired and is being opened anew")),
+            id => Ok(id),
+        }
+    }
+
+    /// Takes the lock if it is free.
+    ///
+    /// # Errors
+    /// [`Status::Held`] (with the holder's token), [`Status::LockDelay`], [`Status::Limit`], and what every call may answer.
+    #[inline]
+    pub fn try_acquire_token(&self, key: &[u8], options: &LockOptions) -> Result<Token> {
+        let session = self.check()?;
+        let key = Key::new(key)?;
+        let tracked = tracked(options)?;
+        let token = granted(self.core.engine.try_acquire(session, &key, &spec(options), 0)?)?;
+        if tracked {
+            self.track(key, token, options);
+        }
+        Ok(token)
+    }
+
+    fn track(&self, key: Key, token: Token, options: &LockOptions) {
+        let ttl_ns = options.ttl.as_nanos() as u64;
+        let period = self.state.period_ns();
+        self.state.grants.add(key, token, ttl_ns);
+        if self.state.period_ns() < period {
+            self.core.wake.raise();
+        }
+    }
+
+    /// Takes the lock, waiting in its queue for at most `timeout`; `None` waits for as long as it takes.
+    ///
+    /// # Errors
+    /// [`Status::Timeout`], [`Status::WouldDeadlock`] inside a callback, and what [`Session::try_acquire_token`] answers
+    /// except `Held` and `LockDelay`, which are waited for.
+    pub fn acquire_token(&self, key: &[u8], options: &LockOptions, timeout: Option<Duration>) -> Result<Token> {
+        let key = Key::new(key)?;
+        let tokens = self.acquire_keys(vec![key], options, timeout)?;
+        tokens.first().copied().ok_or_else(|| Status::Internal.into())
+    }
+
+    /// Takes all the locks in one step, or none of them; waits for all of them for at most `timeout`.
+    /// The tokens are in the order of the keys.
+    ///
+    /// # Errors
+    /// As [`Session::acquire_token`]; [`Status::Held`] for a timeout of zero.
+    pub fn acquire_all_tokens(&self, keys: &[&[u8]], options: &LockOptions, timeout: Option<Duration>) -> Result<Vec<Token>> {
+        let keys = keys.iter().map(|k| Key::new(k)).collect::<Result<Vec<_>>>()?;
+        if keys.is_empty() {
+            return Err(Error::invalid("keys", "none given"));
+        }
+        self.acquire_keys(keys, options, timeout)
+    }
+
+    fn acquire_keys(&self, keys: Vec<Key>, options: &LockOptions, timeout: Option<Duration>) -> Result<Vec<Token>> {
+        check_may_block()?;
+        let slot = Arc::new(Slot::default());
+        let set = slot.clone();
+        let count = keys.len() as u64;
+        let req = self.ask(keys, options, timeout, Box::new(move |result| set.set(result)))?;
+        let first = match slot.wait(timeout) {
+            Some(result) => result?,
+            // The ledger ends the wait by its own clock as well; this bound holds even when the ledger cannot answer.
+            None if self.cancel(req) => return Err(Error::new(Status::Timeout, "the lock was not free in time")),
+            // Too late to cancel: it has just ended, and the answer is on its way.
+            None => slot.wait(None).unwrap_or_else(|| Err(Status::Internal.into()))?,
+        };
+        Ok((0..count).map(|i| Token(first.0 + i)).collect())
+    }
+
+    /// Sends a request for locks; `done` is told the first token, on whatever thread ends it.
+    pub(super) fn ask(
+        &self,
+        keys: Vec<Key>,
+        options: &LockOptions,
+        timeout: Option<Duration>,
+        done: Box<dyn FnOnce(Result<Token>) + Send>,
+    ) -> Result<OpId> {
+        let session = self.check()?;
+        let tracked = tracked(options)?;
+        let req = self.state.next_req.fetch_add(1, SeqCst);
+        let wait_ms = match timeout {
+            None => Some(u64::MAX),
+            Some(Duration::ZERO) => None,
+            Some(t) => Some(u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)),
+        };
+        let spec = spec(options);
+        let op = match <[Key; 1]>::try_from(keys.clone()) {
+            Ok([key]) => Op::Acquire { key, spec, wait_ms, req },
+            Err(keys) => Op::AcquireAll { keys, spec, wait_ms, req },
+        };
+        self.state.pending().insert(req, Pending { keys, cancelled: false });
+        let (this, options) = (self.clone(), options.clone());
+        let ended = Box::new(move |outcome: Result<Outcome>| {
+            let pending = this.state.pending().remove(&req);
+            let keys = pending.as_ref().map(|p| p.keys.clone()).unwrap_or_default();
+            let result = match outcome.and_then(granted) {
+                Ok(token) if pending.is_some_and(|p| p.cancelled) => {
+                    // The cancellation that is on its way releases it too; whichever comes second does nothing.
+                    for (i, key) in keys.iter().enumerate() {
+                        this.release_later(key.as_bytes(), Token(token.0 + i as u64));
+                    }
+                    Err(Status::Cancelled.into())
+                }
+                Ok(token) => {
+                    if tracked {
+                        for (i, key) in keys.into_iter().enumerate() {
+                            this.track(key, Token(token.0 + i as u64), &options);
+                        }
+                    }
+                    Ok(token)
+                }
+                Err(error) => Err(error),
+            };
+            done(result);
+        });
+        self.core.engine.submit(&Request { session, seq: 0, op }, ended);
+        Ok(OpId(req))
+    }
+
+    /// The form of [`Session::acquire_token`] that does not wait: `done` is called exactly once, never inside this call, on the
+    /// delivery that the node was opened with. A grant that arrives belongs to whoever `done` gives it to.
+    ///
+    /// # Errors
+    /// Those of the arguments; everything else goes to `done`.
+    pub fn submit_acquire(
+        &self,
+        key: &[u8],
+        options: &LockOptions,
+        timeout: Option<Duration>,
+        done: Box<dyn FnOnce(Result<Token>) + Send>,
+    ) -> Result<OpId> {
+        let key = Key::new(key)?;
+        self.core.delivery.start()?;
+        let core = self.core.clone();
+        self.ask(vec![key], options, timeout, Box::new(move |result| core.delivery.complete(Box::new(move || done(result)))))
+    }
+
+    /// Gives a lock back without waiting for it; `done` as in [`Session::submit_acquire`].
+    ///
+    /// # Errors
+    /// Those of the arguments; everything else goes to `done`.
+    pub fn submit_release(&self, key: &[u8], token: Token, done: Box<dyn FnOnce(Result<()>) + Send>) -> Result<()> {
+        let session = self.check()?;
+        let key = Key::new(key)?;
+        self.core.delivery.start()?;
+        let this = self.clone();
+        let ended = Box::new(move |outcome: Result<Outcome>| {
+            let result = outcome.and_then(|o| this.released(token, o));
+            this.core.delivery.complete(Box::new(move || done(result)));
+        });
+        self.core.engine.submit(&Request { session, seq: 0, op: Op::Release { key, token } }, ended);
+        Ok(())
+    }
+
+    /// Ends a request that may still wait. True: its `done` gets [`Status::Cancelled`], and should it have been granted in the meantime it is
+    /// released. False: it has ended already, and its `done` has been or will be told how.
+    pub fn cancel(&self, op: OpId) -> bool {
+        let keys = match self.state.pending().get_mut(&op.0) {
+            Some(pending) => {
+                pending.cancelled = true;
+                pending.keys.clone()
+            }
+            None => return false,
+        };
+        let request = Request { session: self.state.id(), seq: 0, op: Op::Cancel { keys, req: op.0 } };
+        self.core.engine.submit(&request, Box::new(|_| {}));
+        true
+    }
+
+    /// Gives a lock back.
+    ///
+    /// # Errors
+    /// [`Status::NotHolder`] (with the present holder's token) when `token` is not this session's current grant: nothing was done.
+    #[inline]
+    pub fn release(&self, key: &[u8], token: Token) -> Result<()> {
+        let session = self.check()?;
+        let key = Key::new(key)?;
+        let outcome = self.core.engine.release(session, &key, token)?;
+        self.released(token, outcome)
+    }
+
+    #[inline]
+    fn released(&self, token: Token, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Released { left } => {
+                if left == 0 {
+                    self.state.grants.remove(token);
+                }
+                Ok(())
+            }
+            Outcome::NotHolder { current } => {
+                self.state.grants.remove(token);
+                Err(not_holder(current))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Gives a lock back without waiting and without an answer: for destructors. It never blocks and never fails; should the
+    /// release be lost, the lock is free when the grant's ttl has run out.
+    pub fn release_later(&self, key: &[u8], token: Token) {
+        self.state.grants.remove(token);
+        if let (Ok(session), Ok(key)) = (self.check(), Key::new(key)) {
+            self.core.engine.submit(&Request { session, seq: 0, op: Op::Release { key, token } }, Box::new(|_| {}));
+        }
+    }
+
+    /// Extends a grant by `ttl` from now and returns what is left of it in the holder's view.
+    /// For a grant that the node renews it confirms that it is still held.
+    ///
+    /// # Errors
+    /// [`Status::NotHolder`] when the grant is gone.
+    pub fn renew(&self, key: &[u8], token: Token, ttl: Duration) -> Result<Duration> {
+        let session = self.check()?;
+        let (key, ttl_ms) = (Key::new(key)?, ttl_ms(ttl)?);
+        let sent = Moment::now(&*self.core.clock);
+        match self.core.engine.execute(&Request { session, seq: 0, op: Op::Renew { key, token, ttl_ms } })? {
+            Outcome::Renewed { remaining_ms } => {
+                let ttl_ns = ttl.as_nanos() as u64;
+                let spent = sent.elapsed_ns(Moment::now(&*self.core.clock));
+                let own = holder_ttl(ttl_ns.min(remaining_ms.saturating_mul(NS_PER_MS))).saturating_sub(spent);
+                Ok(Duration::from_nanos(own))
+            }
+            Outcome::NotHolder { current } => {
+                self.state.grants.remove(token);
+                Err(not_holder(current))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Gives back every lock of the session; returns how many. Waiting requests go on.
+    ///
+    /// # Errors
+    /// What every call may answer.
+    pub fn release_all(&self) -> Result<u64> {
+        let session = self.check()?;
+        match self.core.engine.execute(&Request { session, seq: 0, op: Op::ReleaseAll })? {
+            Outcome::ReleasedMany { count } => {
+                self.state.grants.take_all();
+                Ok(count)
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Takes a lock away from whoever holds it, for operators; nobody gets it for `delay`. False when nobody held it.
+    ///
+    /// # Errors
+    /// What every call may answer.
+    pub fn force_release(&self, key: &[u8], delay: Duration) -> Result<bool> {
+        self.check()?;
+        let delay_ms = u32::try_from(delay.as_millis()).map_err(|_| Error::invalid("delay", "too long"))?;
+        let op = Op::ForceRelease { key: Key::new(key)?, token: None, delay_ms: Some(delay_ms) };
+        match self.core.engine.execute(&Request { session: SessionId(0), seq: 0, op })? {
+            Outcome::ReleasedMany { count } => Ok(count > 0),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Who holds the lock: its first holder, by token. Linearizable.
+    ///
+    /// # Errors
+    /// What every call may answer.
+    pub fn holder(&self, key: &[u8]) -> Result<Option<Holder>> {
+        self.core.check()?;
+        let info = self.core.engine.lock(&Key::new(key)?)?;
+        Ok(info.and_then(|i| super::options::holders(i).into_iter().next()))
+    }
+
+    /// What is left of a grant in the holder's own view, without asking anybody: zero when it is lost.
+    /// A grant that the caller renews by itself is judged by the ledger of this process, less the holder's margin.
+    pub fn remaining(&self, key: &[u8], token: Token) -> Duration {
+        if self.check().is_err() {
+            return Duration::ZERO;
+        }
+        if let Some(ns) = self.state.grants.remaining_ns(token, Moment::now(&*self.core.clock)) {
+            return Duration::from_nanos(ns);
+        }
+        let Ok(Some(info)) = Key::new(key).and_then(|k| self.core.engine.lock(&k)) else { return Duration::ZERO };
+        let mine = info.holders.iter().find(|h| h.token == token && h.session == self.id());
+        Duration::from_millis(mine.map_or(0, |h| holder_ttl(h.remaining_ms)))
+    }
+
+    /// Whether the grant is held, in the holder's own view.
+    pub fn is_held(&self, key: &[u8], token: Token) -> bool {
+        !self.remaining(key, token).is_zero()
+    }
+
+    /// Takes the lock if it is free; `None` when it is not.
+    ///
+    /// # Errors
+    /// As [`Session::try_acquire_token`] except `Held` and `LockDelay`.
+    pub fn try_acquire(&self, key: &[u8], options: &LockOptions) -> Result<Option<Grant>> {
+        match self.try_acquire_token(key, options) {
+            Ok(token) => Ok(Some(Grant::new(self.clone(), Key::new(key)?, token))),
+            Err(e) if matches!(e.status(), Status::Held | Status::LockDelay) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes the lock, waiting for at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`Session::acquire_token`].
+    pub fn acquire(&self, key: &[u8], options: &LockOptions, timeout: Option<Duration>) -> Result<Grant> {
+        let token = self.acquire_token(key, options, timeout)?;
+        Ok(Grant::new(self.clone(), Key::new(key)?, token))
+    }
+
+    /// Ends the session: its locks are released, its waits end. Closing twice is no error.
+    ///
+    /// # Errors
+    /// What every call may answer; the session is closed all the same, and the ledger ends it when its ttl has run out.
+    pub fn close(&self) -> Result<()> {
+        self.core.check()?;
+        if self.state.closed.swap(true, SeqCst) {
+            return Ok(());
+        }
+        let id = self.state.id();
+        self.core.forget_session(&self.state);
+        self.state.grants.take_all();
+        if id.0 == 0 {
+            return Ok(());
+        }
+        match self.core.engine.execute(&Request { session: id, seq: 0, op: Op::CloseSession })? {
+            Outcome::Closed | Outcome::Refused(ledger::Refusal::NoSession) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// Checks the options, and says whether the session's view looks after the grant: one that the caller renews by itself is judged by the
+/// ledger of this process when somebody asks.
+#[inline]
+fn tracked(options: &LockOptions) -> Result<bool> {
+    options.check()?;
+    Ok(options.renew == Renew::Auto)
+}
+
+#[inline]
+fn spec(options: &LockOptions) -> Spec {
+    Spec {
+        mode: match options.mode {
+            LockMode::Exclusive => ledger::Mode::Exclusive,
+            LockMode::Shared => ledger::Mode::Shared,
+            LockMode::Permits { count, limit } => ledger::Mode::Permits { count, limit },
+        },
+        ttl_ms: options.ttl.as_millis() as u32,
+        renew: match options.renew {
+            Renew::Auto => ledger::Renew::Session,
+            Renew::Manual => ledger::Renew::Manual,
+        },
+        lock_delay_ms: options.lock_delay.as_millis() as u32,
+        reentrant: options.reentrant,
+        metadata: options.metadata.clone(),
+    }
+}
+
+/// What an acquisition's outcome means to its caller.
+#[inline]
+fn granted(outcome: Outcome) -> Result<Token> {
+    match outcome {
+        Outcome::Granted { token, .. } => Ok(token),
+        Outcome::Held(o) if o.token.0 == 0 && o.delay_ms > 0 => Err(Status::LockDelay.into()),
+        Outcome::Held(o) => Err(Error::from(Status::Held).with_token(o.token.0)),
+        Outcome::WaitEnded(WaitEnd::Timeout) => Err(Error::new(Status::Timeout, "the lock was not free in time")),
+        Outcome::WaitEnded(WaitEnd::Cancelled) => Err(Status::Cancelled.into()),
+        Outcome::WaitEnded(WaitEnd::SessionExpired) => Err(Error::new(Status::Expired, "the session expired while it waited")),
+        Outcome::WaitEnded(WaitEnd::SessionClosed) => Err(Error::new(Status::Closed, "the session was closed while it waited")),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn not_holder(current: Token) -> Error {
+    Error::from(Status::NotHolder).with_token(current.0)
+}
+
+fn unexpected(outcome: Outcome) -> Error {
+    match outcome {
+        Outcome::Refused(refusal) => refusal.into(),
+        other => Error::new(Status::Internal, format!("an answer to another question: {other:?}")),
+    }
+}
+
+/// Where a blocked caller finds its answer.
+#[derive(Default)]
+struct Slot {
+    result: Mutex<Option<Result<Token>>>,
+    filled: Condvar,
+}
+
+impl Slot {
+    fn set(&self, result: Result<Token>) {
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.filled.notify_one();
+    }
+
+    /// `None` when the time ran out first.
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<Token>> {
+        let guard = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = |r: &mut Option<Result<Token>>| r.is_none();
+        let mut guard = match timeout {
+            None => self.filled.wait_while(guard, empty).unwrap_or_else(PoisonError::into_inner),
+            // A request that does not wait in the queue still takes as long as a commit takes.
+            Some(Duration::ZERO) => self.filled.wait_while(guard, empty).unwrap_or_else(PoisonError::into_inner),
+            Some(t) => self.filled.wait_timeout_while(guard, t, empty).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        guard.take()
+    }
+}
