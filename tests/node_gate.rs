@@ -299,7 +299,6 @@ fn real_time_closes_a_gate_and_drains_under_load_are_exact() {
         for epoch in 2..40 {
             gate.drain(SOON).unwrap();
             drained.store(true, SeqCst);
-            assert_eq!(gate.status().in_flight, 0);
             drained.store(false, SeqCst);
             assert!(beat(&gate, epoch, 60_000));
             let until = Instant::now() + SOON;
