@@ -160,7 +160,7 @@ pub struct Cell<P: Platform = Native> {
     pub boottime: Window<P>,
     /// Address of a `clock_gettime`, normally the vDSO's own.
     pub clock: P::U64,
-    /// The lease's own end of admission, not shortened by the leash, by CLOCK_BOOTTIME; tells `expired` from `clock`.
+    /// Where admission would end by CLOCK_BOOTTIME if the leash did not end it before; tells `expired` from `clock`.
     pub lease_end: P::U64,
     /// Deadlines by the TSC, ticks.
     pub tsc: Window<P>,

@@ -13,6 +13,8 @@ mod drain;
 mod epochs;
 mod event;
 mod lease;
+#[cfg(test)]
+mod model;
 mod nonces;
 mod office;
 mod options;
@@ -23,6 +25,8 @@ mod publisher;
 mod region;
 mod slow;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 pub use calibration::{Reading, TscPair, tsc_is_invariant};

@@ -192,13 +192,17 @@ impl GateCore {
         }
         self.open = false;
         self.set_reason(Some(Reason::Draining));
-        protocol::stop_admission(self.cell.words());
+        let fenced = self.fenced;
+        let reached = protocol::begin_drain(self.cell.words(), || {
+            if fenced {
+                std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                None
+            } else {
+                platform::process_barrier().err()
+            }
+        });
         self.end_start();
-        if self.fenced {
-            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-            return Ok(());
-        }
-        platform::process_barrier()
+        reached.map_or(Ok(()), Err)
     }
 
     /// Ends the drain: the epoch is over at this node, and may be released.

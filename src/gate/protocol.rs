@@ -140,16 +140,18 @@ pub(super) fn in_flight<P: Platform>(slot: &Slot<P>) -> u64 {
     slot.entered.load(Acquire).wrapping_sub(left)
 }
 
-/// Publisher: no write is let in from here on; those in flight may finish. The caller's process-wide barrier has to follow.
-pub(super) fn stop_admission<P: Platform>(cell: &Cell<P>) {
+/// Publisher: no write is let in from here on; those in flight may finish. Once the process-wide `barrier` has returned, every
+/// write that was let in is seen by [`in_flight`].
+pub(super) fn begin_drain<P: Platform, R: Default>(cell: &Cell<P>, barrier: impl FnOnce() -> R) -> R {
     cell.boottime.soft.store(NEVER, Relaxed);
     cell.tsc.soft.store(NEVER, Relaxed);
+    if P::planted(Mistake::NoBarrier) { R::default() } else { barrier() }
 }
 
 /// Publisher: nothing is let in and nothing is held from here on.
 pub(super) fn retract<P: Platform>(cell: &Cell<P>) {
-    stop_admission(cell);
     for window in [&cell.boottime, &cell.tsc] {
+        window.soft.store(NEVER, Relaxed);
         window.hard.store(NEVER, Relaxed);
         window.last.store(NEVER, Relaxed);
     }

@@ -272,10 +272,14 @@ impl GateCore {
             }
         }
         self.lease = Some(lease);
-        self.cell.words().lease_end.store(now.moment.boottime_ns.saturating_add(admission), Relaxed);
-        let guarded = |ns: u64| (ns - ns / SLEW_PART).min(self.options.leash_ns);
-        let soft = if self.open { guarded(admission) } else { 0 };
-        self.publish_windows(now.moment, soft, guarded(remaining), tsc);
+        let guarded = |ns: u64| ns - ns / SLEW_PART;
+        let leashed = |ns: u64| ns.min(self.options.leash_ns);
+        let (soft, hard) = (guarded(admission), guarded(remaining));
+        // Less what the TSC's guard may take off, so that a lease that ends is not called a clock's fault.
+        let lease_end = now.moment.boottime_ns.saturating_add(soft.saturating_sub(soft / 256 + MS));
+        self.cell.words().lease_end.store(lease_end, Relaxed);
+        let soft = if self.open { leashed(soft) } else { 0 };
+        self.publish_windows(now.moment, soft, leashed(hard), tsc);
     }
 
     /// Publishes that writes are let in for `soft` ns from `now` and may finish for `hard` ns.
