@@ -92,6 +92,7 @@ pub(super) const GUARD_NS: u64 = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Calibration {
     base: Option<(u64, u64)>,
+    /// The reading that later ones are compared with: some milliseconds old, so that no drift hides in many short steps.
     last: Option<(u64, u64)>,
     /// Ticks in 2^32 ns; 0 while it is not known.
     rate: u64,
@@ -119,20 +120,27 @@ impl Calibration {
         if width > WIDTH_MAX {
             return None;
         }
-        let (base_ticks, base_ns) = *self.base.get_or_insert((pair.before, boottime));
-        let Some((last_ticks, last_ns)) = self.last.replace((pair.before, boottime)) else { return None };
+        let reading = (pair.before, boottime);
+        let (base_ticks, base_ns) = *self.base.get_or_insert(reading);
+        let (last_ticks, last_ns) = *self.last.get_or_insert(reading);
         let (ticks, ns) = (pair.before.wrapping_sub(last_ticks), boottime.saturating_sub(last_ns));
         if self.rate != 0 {
-            let predicted = self.ns(ticks);
             let tolerance = ns / 1_024 + GUARD_NS + self.ns(width);
-            if predicted.abs_diff(ns) > tolerance {
+            if self.ns(ticks).abs_diff(ns) > tolerance {
                 self.failed = true;
                 return None;
             }
-            self.confirmed |= ns >= CONFIRM_NS;
+            if ns >= CONFIRM_NS {
+                self.confirmed = true;
+                self.last = Some(reading);
+            }
         }
         let total_ns = boottime.saturating_sub(base_ns);
         if total_ns >= BASELINE_NS {
+            if self.rate == 0 {
+                // What confirms the rate must not be what it was made of.
+                self.last = Some(reading);
+            }
             let total_ticks = pair.before.wrapping_sub(base_ticks);
             let rate = (u128::from(total_ticks) << 32) / u128::from(total_ns);
             match u64::try_from(rate) {
