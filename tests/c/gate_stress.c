@@ -1,0 +1,100 @@
+/* Writers on real threads, through the inline functions. tests/gate_header.rs loads this as a shared object, gives it the library's
+   functions, starts its threads, and drains the gate again and again meanwhile. */
+#include <sched.h>
+#include <stdint.h>
+
+#include "tenure_gate.h"
+
+typedef struct {
+  uint32_t (*thread_index)(void);
+  int32_t (*enter_slow)(const tenure_gate_cell *, uint32_t, tenure_gate_permit *);
+  int32_t (*finish_slow)(tenure_gate_permit *);
+  int32_t (*precommit_slow)(const tenure_gate_permit *);
+  void (*leave_slow)(tenure_gate_permit *);
+  int32_t (*check_slow)(const tenure_gate_cell *, uint64_t *);
+} library;
+
+typedef struct {
+  /* Highest epoch that has been drained. Set by the driver once its drain is over. */
+  uint64_t released;
+  uint32_t stop;
+  uint32_t mailbox_full;
+  tenure_gate_permit mailbox;
+  uint64_t held, uncertain, refused, remote;
+  /* Effects or verdicts under an epoch that had been released. */
+  uint64_t violations;
+} world;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+static library lib;
+
+uint32_t tenure_gate_thread_index(void) { return lib.thread_index(); }
+int32_t tenure_gate_enter_slow(const tenure_gate_cell *cell, uint32_t write_class, tenure_gate_permit *permit) {
+  return lib.enter_slow(cell, write_class, permit);
+}
+int32_t tenure_gate_finish_slow(tenure_gate_permit *permit) { return lib.finish_slow(permit); }
+int32_t tenure_gate_precommit_slow(const tenure_gate_permit *permit) { return lib.precommit_slow(permit); }
+void tenure_gate_leave_slow(tenure_gate_permit *permit) { lib.leave_slow(permit); }
+int32_t tenure_gate_check_slow(const tenure_gate_cell *cell, uint64_t *out_epoch) { return lib.check_slow(cell, out_epoch); }
+
+void stress_bind(const library *functions) { lib = *functions; }
+
+static void count(uint64_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+
+static void finish(world *w, tenure_gate_permit *permit) {
+  const uint64_t epoch = permit->epoch;
+  int held;
+  if (epoch <= __atomic_load_n(&w->released, __ATOMIC_ACQUIRE)) count(&w->violations);
+  held = tenure_gate_finish(permit) == TENURE_GATE_HELD;
+  count(held ? &w->held : &w->uncertain);
+  if (tenure_gate_finish(permit) != TENURE_GATE_UNCERTAIN) count(&w->violations);
+}
+
+/* Every 32nd write is left in the mailbox for whichever thread finds it first. */
+static int hand_over(world *w, tenure_gate_permit *permit) {
+  uint32_t empty = 0;
+  if (!__atomic_compare_exchange_n(&w->mailbox_full, &empty, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return 0;
+  w->mailbox = *permit;
+  __atomic_store_n(&w->mailbox_full, 2, __ATOMIC_RELEASE);
+  return 1;
+}
+
+static void take_over(world *w) {
+  uint32_t full = 2;
+  tenure_gate_permit permit;
+  if (!__atomic_compare_exchange_n(&w->mailbox_full, &full, 3, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+  permit = w->mailbox;
+  __atomic_store_n(&w->mailbox_full, 0, __ATOMIC_RELEASE);
+  count(&w->remote);
+  finish(w, &permit);
+}
+
+void stress_write(const tenure_gate_cell *cell, world *w) {
+  uint64_t n = 0, i;
+  while (!__atomic_load_n(&w->stop, __ATOMIC_RELAXED)) {
+    tenure_gate_permit permit;
+    take_over(w);
+    if (tenure_gate_enter(cell, &permit) != TENURE_GATE_GRANTED) {
+      count(&w->refused);
+      sched_yield();
+      continue;
+    }
+    for (i = 0; i < (n & 63); i++)
+      if (permit.epoch <= __atomic_load_n(&w->released, __ATOMIC_ACQUIRE)) count(&w->violations);
+    if (tenure_gate_precommit(&permit) != TENURE_GATE_HELD) count(&w->uncertain);
+    n++;
+    if ((n & 31) == 0 && hand_over(w, &permit)) continue;
+    if ((n & 127) == 7)
+      tenure_gate_leave(&permit);
+    else
+      finish(w, &permit);
+  }
+  take_over(w);
+}
+
+#ifdef __cplusplus
+}
+#endif
