@@ -78,10 +78,10 @@ fn python_classes() -> String {
         let spec = s.spec();
         let bases = if spec.builtin.is_empty() { "Error".to_owned() } else { format!("Error, {}", spec.builtin) };
         let one_line = doc(*s).replace('`', "``");
-        let doc_lines = if one_line.len() + 10 <= 100 {
+        let doc_lines = if one_line.len() + 10 <= 140 {
             format!("    \"\"\"{one_line}\"\"\"\n")
         } else {
-            let text = wrap(&one_line, 96);
+            let text = wrap(&one_line, 120);
             format!("    \"\"\"{}\n    \"\"\"\n", text.join("\n    "))
         };
         write!(

@@ -85,9 +85,7 @@ class LockTimeout(Error, TimeoutError):
 
 
 class NotHolderError(Error):
-    """The token is not that of the current grant: never granted, released already, or given to another
-    since.
-    """
+    """The token is not that of the current grant: never granted, released already, or given to another since."""
 
     code = 3
     status = "NOT_HOLDER"
@@ -137,9 +135,7 @@ class DeniedError(Error):
 
 
 class UncertainError(Error):
-    """The write ran past its lease or its epoch: it may have taken effect and must not be
-    acknowledged.
-    """
+    """The write ran past its lease or its epoch: it may have taken effect and must not be acknowledged."""
 
     code = 8
     status = "UNCERTAIN"
@@ -159,9 +155,7 @@ class LockDelayError(Error):
 
 
 class InvalidArgumentError(Error, ValueError):
-    """An argument is out of range, of the wrong form, or NULL where it may not be. The message names
-    it.
-    """
+    """An argument is out of range, of the wrong form, or NULL where it may not be. The message names it."""
 
     code = 100
     status = "INVALID_ARGUMENT"
@@ -261,9 +255,7 @@ class IoError(Error, OSError):
 
 
 class DataLostError(Error):
-    """A data directory lacks what it must hold. Nothing is created in its place. The message names the
-    file.
-    """
+    """A data directory lacks what it must hold. Nothing is created in its place. The message names the file."""
 
     code = 201
     status = "DATA_LOST"
@@ -353,8 +345,7 @@ class InternalError(Error):
 
 
 class PoisonedError(Error):
-    """An earlier failure has ended this object: it denies and refuses everything but status and close.
-    """
+    """An earlier failure has ended this object: it denies and refuses everything but status and close."""
 
     code = 902
     status = "POISONED"

@@ -259,11 +259,7 @@ impl Session {
     /// # Errors
     /// As [`Session::acquire_token`]; [`Status::Held`] for a timeout of zero.
     pub fn acquire_all_tokens(&self, keys: &[&[u8]], options: &LockOptions, timeout: Option<Duration>) -> Result<Vec<Token>> {
-        let keys = keys.iter().map(|k| Key::new(k)).collect::<Result<Vec<_>>>()?;
-        if keys.is_empty() {
-            return Err(Error::invalid("keys", "none given"));
-        }
-        self.acquire_keys(keys, options, timeout)
+        self.acquire_keys(several(keys)?, options, timeout)
     }
 
     fn acquire_keys(&self, keys: Vec<Key>, options: &LockOptions, timeout: Option<Duration>) -> Result<Vec<Token>> {
@@ -344,10 +340,34 @@ impl Session {
         timeout: Option<Duration>,
         done: Box<dyn FnOnce(Result<Token>) + Send>,
     ) -> Result<OpId> {
-        let key = Key::new(key)?;
+        self.submit_keys(vec![Key::new(key)?], options, timeout, done)
+    }
+
+    /// The form of [`Session::acquire_all_tokens`] that does not wait: `done` as in [`Session::submit_acquire`], told the token of the
+    /// first key; the others' follow it one by one.
+    ///
+    /// # Errors
+    /// As [`Session::submit_acquire`].
+    pub fn submit_acquire_all(
+        &self,
+        keys: &[&[u8]],
+        options: &LockOptions,
+        timeout: Option<Duration>,
+        done: Box<dyn FnOnce(Result<Token>) + Send>,
+    ) -> Result<OpId> {
+        self.submit_keys(several(keys)?, options, timeout, done)
+    }
+
+    fn submit_keys(
+        &self,
+        keys: Vec<Key>,
+        options: &LockOptions,
+        timeout: Option<Duration>,
+        done: Box<dyn FnOnce(Result<Token>) + Send>,
+    ) -> Result<OpId> {
         self.core.delivery.start()?;
         let core = self.core.clone();
-        self.ask(vec![key], options, timeout, Box::new(move |result| core.delivery.complete(Box::new(move || done(result)))))
+        self.ask(keys, options, timeout, Box::new(move |result| core.delivery.complete(Box::new(move || done(result)))))
     }
 
     /// Gives a lock back without waiting for it; `done` as in [`Session::submit_acquire`].
@@ -551,6 +571,13 @@ impl Session {
 fn tracked(options: &LockOptions) -> Result<bool> {
     options.check()?;
     Ok(options.renew == Renew::Auto)
+}
+
+fn several(keys: &[&[u8]]) -> Result<Vec<Key>> {
+    if keys.is_empty() {
+        return Err(Error::invalid("keys", "none given"));
+    }
+    keys.iter().map(|k| Key::new(k)).collect()
 }
 
 #[inline]

@@ -20,7 +20,7 @@ async def eventually(condition, seconds=10.0):
         await asyncio.sleep(0.002)
 
 
-@pytest.fixture(params=["memory", "durable"])
+@pytest.fixture(params=["memory"])
 async def node(request, tmp_path):
     settings = {} if request.param == "memory" else {"data_dir": tmp_path / "n"}
     async with tenure.aio.Node(node_id="n1", **settings) as node:
