@@ -14,7 +14,7 @@ mod epochs;
 mod event;
 mod lease;
 #[cfg(test)]
-mod model;
+mod model_test;
 mod nonces;
 mod office;
 mod options;

@@ -1,6 +1,6 @@
 //! The rules by which writers and the publisher share a cell: the twin of the inline functions in `include/tenure_gate.h`.
 //!
-//! Why each order is as it is (every one of them is a mistake that `model` plants and finds):
+//! Why each order is as it is (every one of them is a mistake that `model_test` plants and finds):
 //! - `enter` counts itself *before* it looks at the deadline; the drainer takes the deadline away *before* it counts. With the
 //!   drainer's process-wide barrier between its two steps, one of them sees the other.
 //! - The publisher takes the old deadlines away, sets the epoch, then sets the new deadlines. `finish` reads the deadline, then the
