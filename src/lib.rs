@@ -10,13 +10,13 @@
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 //! | [`node`] | what a host opens: sessions, grants, gates, events |
+//! | `ffi` | feature `capi`: the C interface, `include/tenure.h` |
 #![deny(unsafe_code)]
 
 pub mod base;
 pub mod engine;
 #[cfg(feature = "capi")]
-#[path = "ffi/gate_cold.rs"]
-mod gate_cold;
+pub mod ffi;
 pub mod gate;
 pub mod ledger;
 pub mod node;

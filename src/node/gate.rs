@@ -207,6 +207,11 @@ impl Gate {
         Ok(Gate { core: core.clone(), state })
     }
 
+    /// As [`super::Node::poison`], of the node that this gate belongs to.
+    pub fn poison_node(&self, why: &str) {
+        self.core.poison(why);
+    }
+
     /// The gate's name.
     pub fn name(&self) -> &str {
         &self.state.name

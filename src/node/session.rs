@@ -543,6 +543,18 @@ impl Session {
         Ok(Grant::new(self.clone(), Key::new(key)?, token))
     }
 
+    /// As [`Session::close`], without waiting and without an answer: for destructors.
+    pub fn close_later(&self) {
+        if self.core.check().is_ok() && !self.state.closed.load(SeqCst) {
+            self.state.end(&self.core, Box::new(|| {}));
+        }
+    }
+
+    /// As [`super::Node::poison`], of the node that this session belongs to.
+    pub fn poison_node(&self, why: &str) {
+        self.core.poison(why);
+    }
+
     /// Ends the session: its locks are released, its waits end. Closing twice is no error.
     ///
     /// # Errors

@@ -1,0 +1,1290 @@
+/**
+ * Tenure: leases, a write gate and distributed locks inside a database process.
+ *
+ * This file is generated from src/ffi (tests/header.rs) and checked in. It is the contract; docs/c-api.md is the guide.
+ *
+ * Handles. Objects are named by numbers, each in a struct of its own type, passed by value. A handle that was never issued, was
+ * freed, or is of another type is answered with #TENURE_BAD_HANDLE and is never dangerous. Freeing one while other threads are
+ * inside calls on it is safe. {0} names nothing; every free accepts it.
+ *
+ * Returns. Functions return a #tenure_status as int32_t: 0 success, 1-99 expected outcomes, 100-199 the caller's mistake, 200-299
+ * the environment, 900-999 a defect of the library. Ask tenure_status_is() about numbers you do not know. Any function may
+ * return #TENURE_PANIC: a defect was caught, and the node that it concerns is poisoned.
+ *
+ * Parameters. Inputs come first, then callbacks, then outputs (out_...), then err. Outputs are written only on #TENURE_OK, with one
+ * exception: the size needed, on #TENURE_BUFFER_TOO_SMALL. `err` may be NULL. Bytes and texts are lent for the call and copied.
+ * Text goes out into the caller's buffer, NUL-terminated; (NULL, 0) asks for the size. Nothing is ever to be freed with free().
+ * Times are in milliseconds.
+ *
+ * Threads. Any function may be called from any thread at any time, unless it says otherwise. No function is async-signal-safe.
+ *
+ * Callbacks take their `user` first. See #tenure_done for what they may do.
+ *
+ * fork(). In a forked child every handle of the parent's answers #TENURE_FORKED, gates are closed, and frees do nothing. A child may open a
+ * node of its own. Programs that daemonise open their node after it.
+ *
+ * The library starts few threads, named tenure-*, with all signals blocked; it installs no signal handlers, writes to none of the
+ * descriptors 0 to 2, keeps its own at 3 and above with FD_CLOEXEC, and never ends the process.
+ */
+
+
+#ifndef TENURE_H
+#define TENURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** Version of this header. Compare with tenure_version_number(). */
+#define TENURE_VERSION_MAJOR 0
+#define TENURE_VERSION_MINOR 1
+#define TENURE_VERSION_PATCH 0
+#define TENURE_VERSION_NUMBER (TENURE_VERSION_MAJOR * 1000000 + TENURE_VERSION_MINOR * 1000 + TENURE_VERSION_PATCH)
+#define TENURE_VERSION_STRING "0.1.0"
+
+/** The defaults of #tenure_lock_opts: exclusive, 10 s, renewed by the library. */
+#define TENURE_LOCK_OPTS_INIT \
+  { sizeof(tenure_lock_opts), 0, TENURE_LOCK_MODE_EXCLUSIVE, 1, 1, 0, 10000, 0, { NULL, 0 }, { 0, 0, 0, 0 } }
+
+/** An empty #tenure_heartbeat. */
+#define TENURE_HEARTBEAT_INIT { sizeof(tenure_heartbeat), 0, 0, 0, 0, { 0, 0, 0, 0 } }
+
+/** A #tenure_heartbeat_reply to be filled in. */
+#define TENURE_HEARTBEAT_REPLY_INIT { sizeof(tenure_heartbeat_reply), 0, 0, 0, 0, NULL }
+
+/** What the inline functions of tenure_gate.h work on. */
+struct tenure_gate_cell;
+
+/** Makes a set of settings; passes this header's ABI version. See tenure_config_new_abi(). */
+#define tenure_config_new(out_config, err) tenure_config_new_abi(TENURE_ABI_VERSION, (out_config), (err))
+
+
+/**
+ * The same call, with the same arguments, may succeed later.
+ */
+#define TENURE_IS_RETRIABLE 1
+
+/**
+ * The operation may have taken effect although it did not report success.
+ */
+#define TENURE_IS_MAYBE_APPLIED 2
+
+/**
+ * The object cannot be used any more.
+ */
+#define TENURE_IS_FATAL 4
+
+/**
+ * The session may take the lock again while it holds it; each grant has a token of its own.
+ */
+#define TENURE_LOCK_REENTRANT 1
+
+/**
+ * The caller renews the grant: it ends `ttl_ms` after it was given or last renewed. Otherwise the library renews it for as long
+ * as the process runs.
+ */
+#define TENURE_LOCK_MANUAL 2
+
+/**
+ * Wait for ever: a timeout.
+ */
+#define TENURE_FOREVER UINT64_MAX
+
+/**
+ * The heartbeat carries a nonce.
+ */
+#define TENURE_HEARTBEAT_NONCE 1
+
+/**
+ * Version of the interface between header and library: it changes only when compiled programs would break.
+ */
+#define TENURE_ABI_VERSION 1
+
+/**
+ * How a call ended. Bands: 0 success, 1-99 expected outcomes, 100-199 the caller's mistake,
+ * 200-299 the environment, 900-999 a defect in the library. A caller that meets an unknown
+ * code (from a newer library) acts on its band and on `tenure_status_is()`.
+ */
+enum tenure_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * The call did what it was asked to do.
+   */
+  TENURE_OK = 0,
+  /**
+   * Somebody else holds the lock.
+   */
+  TENURE_HELD = 1,
+  /**
+   * The time given for waiting ran out. A lock asked for is not held.
+   */
+  TENURE_TIMEOUT = 2,
+  /**
+   * The token is not that of the current grant: never granted, released already, or given to another since.
+   */
+  TENURE_NOT_HOLDER = 3,
+  /**
+   * The session or the grant ran out of time.
+   */
+  TENURE_EXPIRED = 4,
+  /**
+   * A larger fencing token or a higher epoch has been seen; this one is refused.
+   */
+  TENURE_FENCED = 5,
+  /**
+   * The operation was cancelled before it had an effect.
+   */
+  TENURE_CANCELLED = 6,
+  /**
+   * The gate is closed for this write. The reason is in the message and in the gate's status.
+   */
+  TENURE_DENIED = 7,
+  /**
+   * The write ran past its lease or its epoch: it may have taken effect and must not be acknowledged.
+   */
+  TENURE_UNCERTAIN = 8,
+  /**
+   * The lock is in its delay after an involuntary loss.
+   */
+  TENURE_LOCK_DELAY = 9,
+  /**
+   * An argument is out of range, of the wrong form, or NULL where it may not be. The message names it.
+   */
+  TENURE_INVALID_ARGUMENT = 100,
+  /**
+   * The call is not allowed in this state. The message says which state.
+   */
+  TENURE_MISUSE = 101,
+  /**
+   * The call would wait for itself, for example a blocking call inside a callback.
+   */
+  TENURE_WOULD_DEADLOCK = 102,
+  /**
+   * The process forked after the object was opened; the child owns nothing.
+   */
+  TENURE_FORKED = 103,
+  /**
+   * The object has been closed.
+   */
+  TENURE_CLOSED = 104,
+  /**
+   * The caller's buffer is too small; the size needed is in the out parameter.
+   */
+  TENURE_BUFFER_TOO_SMALL = 105,
+  /**
+   * The header and the library are of different ABI versions.
+   */
+  TENURE_ABI_MISMATCH = 106,
+  /**
+   * The handle names nothing: never issued, freed, or of another type.
+   */
+  TENURE_BAD_HANDLE = 107,
+  /**
+   * No setting has this name. The message names it.
+   */
+  TENURE_UNKNOWN_OPTION = 108,
+  /**
+   * The operating system refused an input/output operation. `os_errno` says why.
+   */
+  TENURE_IO = 200,
+  /**
+   * A data directory lacks what it must hold. Nothing is created in its place. The message names the file.
+   */
+  TENURE_DATA_LOST = 201,
+  /**
+   * Stored data fails its checksum or its form. The message names the file.
+   */
+  TENURE_DATA_CORRUPT = 202,
+  /**
+   * The data directory belongs to another node or another cluster. The message names the file.
+   */
+  TENURE_DATA_FOREIGN = 203,
+  /**
+   * Another process, or another node of this process, has the data directory open.
+   */
+  TENURE_DATA_LOCKED = 204,
+  /**
+   * The data was written by a version that this library cannot read.
+   */
+  TENURE_DATA_VERSION = 205,
+  /**
+   * A limit is reached. The message names the limit and its value.
+   */
+  TENURE_LIMIT = 206,
+  /**
+   * No answer can be had now; the same call may succeed later.
+   */
+  TENURE_UNAVAILABLE = 207,
+  /**
+   * A panic was caught inside the library. The object is poisoned from then on.
+   */
+  TENURE_PANIC = 900,
+  /**
+   * The library contradicts itself. Please report it.
+   */
+  TENURE_INTERNAL = 901,
+  /**
+   * An earlier failure has ended this object: it denies and refuses everything but status and close.
+   */
+  TENURE_POISONED = 902,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tenure_status tenure_status;
+#else
+typedef int32_t tenure_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How a lock is shared.
+ */
+enum tenure_lock_mode
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * One holder.
+   */
+  TENURE_LOCK_MODE_EXCLUSIVE = 0,
+  /**
+   * Any number of shared holders, or one exclusive one.
+   */
+  TENURE_LOCK_MODE_SHARED = 1,
+  /**
+   * A semaphore: a grant takes `permits` of `permits_limit`. All users of one name state the same limit.
+   */
+  TENURE_LOCK_MODE_PERMITS = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tenure_lock_mode tenure_lock_mode;
+#else
+typedef int32_t tenure_lock_mode;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What an event tells.
+ */
+enum tenure_event_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * A grant will be lost soon unless a renewal succeeds: key, token, session, remaining_ms.
+   */
+  TENURE_EVENT_KIND_AT_RISK = 1,
+  /**
+   * A grant is lost: key, token, session; text says why. Told once for each grant.
+   */
+  TENURE_EVENT_KIND_LOST = 2,
+  /**
+   * A gate changed: name is the gate's, text says what happened (granted, at_risk, lost, drained, ...), token is the epoch.
+   */
+  TENURE_EVENT_KIND_GATE = 3,
+  /**
+   * The node is poisoned, text says why. Every call but status, close and free answers #TENURE_POISONED.
+   */
+  TENURE_EVENT_KIND_POISONED = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tenure_event_kind tenure_event_kind;
+#else
+typedef int32_t tenure_event_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How much is logged. Each level holds those before it.
+ */
+enum tenure_log_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Nothing.
+   */
+  TENURE_LOG_LEVEL_OFF = 0,
+  /**
+   * Failures that somebody has to look at.
+   */
+  TENURE_LOG_LEVEL_ERROR = 1,
+  /**
+   * What may become one.
+   */
+  TENURE_LOG_LEVEL_WARN = 2,
+  /**
+   * Changes of state.
+   */
+  TENURE_LOG_LEVEL_INFO = 3,
+  /**
+   * What helps to find a fault.
+   */
+  TENURE_LOG_LEVEL_DEBUG = 4,
+  /**
+   * Everything.
+   */
+  TENURE_LOG_LEVEL_TRACE = 5,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tenure_log_level tenure_log_level;
+#else
+typedef int32_t tenure_log_level;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * A session: an identity that holds locks and loses them all when it is not renewed. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_session {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_session;
+
+/**
+ * Bytes that the caller lends for the duration of the call: a key, a name, a text. `{NULL, 0}` is the empty one. Text is UTF-8
+ * and need not end in a NUL.
+ */
+typedef struct tenure_bytes {
+  /**
+   * First byte; may be NULL only when `len` is 0.
+   */
+  const void *ptr;
+  /**
+   * Number of bytes.
+   */
+  size_t len;
+} tenure_bytes;
+
+/**
+ * What is asked of a lock. Start from TENURE_LOCK_OPTS_INIT; a NULL pointer stands for it.
+ */
+typedef struct tenure_lock_opts {
+  /**
+   * sizeof(tenure_lock_opts) of the header that the caller was compiled with.
+   */
+  uint32_t struct_size;
+  /**
+   * TENURE_LOCK_REENTRANT, TENURE_LOCK_MANUAL. Others are refused.
+   */
+  uint32_t flags;
+  /**
+   * A #tenure_lock_mode.
+   */
+  int32_t mode;
+  /**
+   * Permits taken, at least 1. For #TENURE_LOCK_MODE_PERMITS only.
+   */
+  uint32_t permits;
+  /**
+   * Permits there are in all. For #TENURE_LOCK_MODE_PERMITS only.
+   */
+  uint32_t permits_limit;
+  /**
+   * 0.
+   */
+  uint32_t reserved0;
+  /**
+   * How long the grant outlives its last renewal, in ms: 100 to 86400000.
+   */
+  uint64_t ttl_ms;
+  /**
+   * How long nobody else is granted the lock after this grant was lost (not: released), in ms: at most 3600000.
+   */
+  uint64_t lock_delay_ms;
+  /**
+   * Shown to whoever asks for the holder; at most 1024 bytes.
+   */
+  struct tenure_bytes metadata;
+  /**
+   * 0.
+   */
+  uint64_t reserved[4];
+} tenure_lock_opts;
+
+/**
+ * What went wrong, in the caller's own memory: there is nothing to free, and no other call changes it. It need not be
+ * initialised. Every call that takes one accepts NULL. After success `status` is #TENURE_OK and `message` is empty.
+ */
+typedef struct tenure_error {
+  /**
+   * 256, written by the library. This struct never changes.
+   */
+  uint32_t struct_size;
+  /**
+   * The same status as the call returned.
+   */
+  int32_t status;
+  /**
+   * What holds for it: TENURE_IS_RETRIABLE, TENURE_IS_MAYBE_APPLIED, TENURE_IS_FATAL.
+   */
+  uint32_t flags;
+  /**
+   * errno of the system call that failed, or 0.
+   */
+  int32_t os_errno;
+  /**
+   * The fencing token or epoch that it is about, for example the holder's with #TENURE_HELD; or 0.
+   */
+  uint64_t token;
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+  /**
+   * One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
+   */
+  uint8_t message[216];
+} tenure_error;
+
+/**
+ * The end of an operation that was started with a callback.
+ *
+ * Called exactly once, never inside the call that started the operation, with no lock of the library held: on the library's
+ * delivery thread, or inside tenure_node_dispatch() and tenure_node_close() when the node's `delivery` is `fd`. `token` is 0
+ * unless a lock was granted. `err` is never NULL and valid only until the callback returns. It may call anything that does
+ * not wait; what waits, closes or dispatches answers #TENURE_WOULD_DEADLOCK in it. It must not throw, longjmp or end its thread.
+ */
+typedef void (*tenure_done)(void *user, int32_t status, uint64_t token, const struct tenure_error *err);
+
+/**
+ * A set of settings, see docs/configuration.md. 0 names none. Only one thread at a time may fill one in.
+ */
+typedef struct tenure_config {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_config;
+
+/**
+ * A node: in memory, or with a data directory durable. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_node {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_node;
+
+/**
+ * An event. The library's memory: valid, with all that it points to, until the callback returns.
+ */
+typedef struct tenure_event {
+  /**
+   * Size of this struct in the library; fields beyond it do not exist.
+   */
+  uint32_t struct_size;
+  /**
+   * A #tenure_event_kind; ignore those you do not know.
+   */
+  int32_t kind;
+  /**
+   * The session's number, or 0.
+   */
+  uint64_t session;
+  /**
+   * A fencing token or an epoch, or 0.
+   */
+  uint64_t token;
+  /**
+   * What is left, in ms, or 0.
+   */
+  uint64_t remaining_ms;
+  /**
+   * The lock, or empty.
+   */
+  struct tenure_bytes key;
+  /**
+   * Name of the gate or the session, or empty.
+   */
+  struct tenure_bytes name;
+  /**
+   * What happened, as a word or a sentence, or empty.
+   */
+  struct tenure_bytes text;
+} tenure_event;
+
+/**
+ * Receives events. Same rules as #tenure_done, except that it is called any number of times.
+ */
+typedef void (*tenure_event_fn)(void *user, const struct tenure_event *event);
+
+/**
+ * A write gate. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_gate {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_gate;
+
+/**
+ * A lease that a controller pushes. Start from TENURE_HEARTBEAT_INIT.
+ */
+typedef struct tenure_heartbeat {
+  /**
+   * sizeof(tenure_heartbeat) of the header that the caller was compiled with.
+   */
+  uint32_t struct_size;
+  /**
+   * TENURE_HEARTBEAT_NONCE, or 0. Others are refused.
+   */
+  uint32_t flags;
+  /**
+   * The election's version.
+   */
+  uint64_t epoch;
+  /**
+   * Length of the lease in ms, counted from the issue of the nonce; without one, under the weaker mode `gate.trust_receipt`, from now.
+   */
+  uint64_t ttl_ms;
+  /**
+   * A nonce of this gate's, with TENURE_HEARTBEAT_NONCE.
+   */
+  uint64_t nonce;
+  /**
+   * 0.
+   */
+  uint64_t reserved[4];
+} tenure_heartbeat;
+
+/**
+ * The answer to a heartbeat. Start from TENURE_HEARTBEAT_REPLY_INIT: `struct_size` says how much may be written.
+ */
+typedef struct tenure_heartbeat_reply {
+  /**
+   * Given: sizeof(tenure_heartbeat_reply). Returned: how much of it was written.
+   */
+  uint32_t struct_size;
+  /**
+   * 1 when the lease was granted or renewed, else 0.
+   */
+  int32_t accepted;
+  /**
+   * The lease's epoch, or the highest one known where there is no lease.
+   */
+  uint64_t epoch;
+  /**
+   * Until the lease ends, in ms; 0 for none.
+   */
+  uint64_t remaining_ms;
+  /**
+   * To be sent with the next heartbeat, whose lease will count from now.
+   */
+  uint64_t next_nonce;
+  /**
+   * Why it was not accepted, as a word: "no_nonce", "unknown_nonce", "expired", "draining"; otherwise "". Static, never NULL.
+   */
+  const char *reason;
+} tenure_heartbeat_reply;
+
+/**
+ * Receives log lines, one at a time, on a thread of the library's own that holds no lock. `target` names the part of the
+ * library, `message` has no line end; both are valid until the callback returns. It may take its time: lines are dropped, and
+ * the number of those dropped is logged, when more than 1024 wait. Same rules as #tenure_done otherwise.
+ */
+typedef void (*tenure_log_fn)(void *user, int32_t level, struct tenure_bytes target, struct tenure_bytes message);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Starts what tenure_session_acquire() does, without waiting for its end.
+ *
+ * Parameters: session; key; opts - or NULL; timeout_ms - how long to wait in the lock's queue, 0 to try, or TENURE_FOREVER; done, user - called with the end, see
+ * #tenure_done; a grant belongs to whoever it is told; out_op - the number for tenure_session_cancel(), or NULL; err - or NULL.
+ * Returns: #TENURE_OK: `done` will be called, even if the node is closed first; otherwise it will not: #TENURE_INVALID_ARGUMENT;
+ * #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: key and opts are copied; `user` is the caller's. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_acquire_async(struct tenure_session session,
+                                     struct tenure_bytes key,
+                                     const struct tenure_lock_opts *opts,
+                                     uint64_t timeout_ms,
+                                     tenure_done done,
+                                     void *user,
+                                     uint64_t *out_op,
+                                     struct tenure_error *err);
+
+/**
+ * Starts what tenure_session_release() does, without waiting for its end.
+ *
+ * Parameters: session; key; token - the grant's; done, user - called with the end, see #tenure_done; err - or NULL.
+ * Returns: as tenure_session_acquire_async(). Memory: the key is copied; `user` is the caller's.
+ * Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_release_async(struct tenure_session session,
+                                     struct tenure_bytes key,
+                                     uint64_t token,
+                                     tenure_done done,
+                                     void *user,
+                                     struct tenure_error *err);
+
+/**
+ * Ends an operation of tenure_session_acquire_async() that may still be waiting.
+ *
+ * Parameters: session - the same; op - its number; out_cancelled - true: its callback gets #TENURE_CANCELLED, and a grant given in the
+ * meantime is given back; false: it has ended already, and its callback has been or will be told how; or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_cancel(struct tenure_session session,
+                              uint64_t op,
+                              bool *out_cancelled,
+                              struct tenure_error *err);
+
+/**
+ * Makes a set of settings, all at their defaults. Call the macro tenure_config_new(), which passes the header's ABI version.
+ *
+ * Parameters: abi_version - TENURE_ABI_VERSION; out_config - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_ABI_MISMATCH when header and library do not fit together; #TENURE_INVALID_ARGUMENT.
+ * Memory: free the handle with tenure_config_free(). Threads: any. Since: 0.1.
+ */
+int32_t tenure_config_new_abi(uint32_t abi_version,
+                              struct tenure_config *out_config,
+                              struct tenure_error *err);
+
+/**
+ * Sets one setting. docs/configuration.md lists them all.
+ *
+ * Parameters: config; name, value - text; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_UNKNOWN_OPTION; #TENURE_INVALID_ARGUMENT, the old value stays; #TENURE_BAD_HANDLE.
+ * Memory: the texts are copied. Threads: one at a time for each handle. Since: 0.1.
+ */
+int32_t tenure_config_set(struct tenure_config config,
+                          struct tenure_bytes name,
+                          struct tenure_bytes value,
+                          struct tenure_error *err);
+
+/**
+ * Reads one setting, or its default.
+ *
+ * Parameters: config - 0 for the defaults; name - text; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_UNKNOWN_OPTION; #TENURE_INVALID_ARGUMENT;
+ * #TENURE_BAD_HANDLE. Memory: the caller's. Threads: one at a time for each handle. Since: 0.1.
+ */
+int32_t tenure_config_get(struct tenure_config config,
+                          struct tenure_bytes name,
+                          char *buf,
+                          size_t len,
+                          size_t *out_needed,
+                          struct tenure_error *err);
+
+/**
+ * Sets what a text of `name = value` lines says; `#` begins a comment line. All of it or nothing.
+ *
+ * Parameters: config; text - the lines; err - or NULL, its message names the line.
+ * Returns: #TENURE_OK; #TENURE_UNKNOWN_OPTION; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE.
+ * Memory: the text is copied. Threads: one at a time for each handle. Since: 0.1.
+ */
+int32_t tenure_config_load(struct tenure_config config, struct tenure_bytes lines, struct tenure_error *err);
+
+/**
+ * Frees the handle. What was opened with the settings is not affected.
+ *
+ * Parameters: config - also 0, also one that was freed already.
+ * Returns: nothing. Threads: any. Since: 0.1.
+ */
+void tenure_config_free(struct tenure_config config);
+
+/**
+ * The name of a status, for example "TENURE_HELD".
+ *
+ * Parameters: status - any number.
+ * Returns: the name; "TENURE_?" for a number that this library does not know. Never NULL.
+ * Memory: static, not to be freed. Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+const char *tenure_status_name(int32_t status);
+
+/**
+ * What a status means, in a few words.
+ *
+ * Parameters: status - any number.
+ * Returns: the text; "unknown status" for a number that this library does not know. Never NULL.
+ * Memory: static, not to be freed. Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+const char *tenure_status_text(int32_t status);
+
+/**
+ * Whether something holds for a status. Ask this, and not for single numbers, about statuses you do not know.
+ *
+ * Parameters: status - any number; predicate - one or more of TENURE_IS_RETRIABLE, TENURE_IS_MAYBE_APPLIED, TENURE_IS_FATAL.
+ * Returns: true when all of them hold. A number that this library does not know is none of them.
+ * Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+bool tenure_status_is(int32_t status,
+                      uint32_t predicate);
+
+/**
+ * Calls a function for each event of a node from now on: locks at risk or lost, gates, poisoning.
+ *
+ * Parameters: node; on_event, user - see #tenure_event_fn; out_subscription - the number for tenure_node_unsubscribe(), or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: `user` is the caller's and must live until tenure_node_unsubscribe() or tenure_node_close() has returned.
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_subscribe(struct tenure_node node,
+                              tenure_event_fn on_event,
+                              void *user,
+                              uint64_t *out_subscription,
+                              struct tenure_error *err);
+
+/**
+ * Ends a subscription. After it has returned the callback does not run and never will; called inside that callback, after
+ * the callback has returned.
+ *
+ * Parameters: node; subscription - its number; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is none of that number; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks; waits for the callback if it is running on another thread. Since: 0.1.
+ */
+int32_t tenure_node_unsubscribe(struct tenure_node node,
+                                uint64_t subscription,
+                                struct tenure_error *err);
+
+/**
+ * Opens a gate. It is closed until the first lease is granted, by tenure_gate_hold() or tenure_gate_heartbeat().
+ *
+ * Parameters: node; name - 1 to 64 printable ASCII characters, the node's only gate of that name; config - `gate.*` settings that go before the
+ * node's, or 0; out_gate - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE when a gate of that name is open; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_IO; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: end it with tenure_gate_close(), free the handle with tenure_gate_free(). Threads: any; waits for the disk of a durable
+ * node. Since: 0.1.
+ */
+int32_t tenure_gate_open(struct tenure_node node,
+                         struct tenure_bytes name,
+                         struct tenure_config config,
+                         struct tenure_gate *out_gate,
+                         struct tenure_error *err);
+
+/**
+ * What the inline functions of tenure_gate.h work on. Ask once, and keep the pointer beside the handle.
+ *
+ * Parameters: gate; out_cell - where the pointer goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the library's; it stays readable for as long as the process lives, and reads as closed once the gate is closed and in a
+ * forked child. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_cell_of(struct tenure_gate gate,
+                            const struct tenure_gate_cell **out_cell,
+                            struct tenure_error *err);
+
+/**
+ * What a closed gate does: "disabled", "log-only" or "block-write".
+ *
+ * Parameters: gate; out_mode - where the word goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: static, not to be freed. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_mode(struct tenure_gate gate, const char **out_mode, struct tenure_error *err);
+
+/**
+ * Changes what a closed gate does, at once. "disabled" and "log-only" let every write pass and are shown as weaker modes.
+ *
+ * Parameters: gate; mode - one of the words of tenure_gate_mode(); err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_set_mode(struct tenure_gate gate,
+                             struct tenure_bytes mode,
+                             struct tenure_error *err);
+
+/**
+ * Takes a lease that a controller has pushed. Takes no lock that a writer could hold up, and waits for nobody.
+ *
+ * A heartbeat that is well-formed and not stale is answered with #TENURE_OK whether it renewed or not: see `accepted` of the reply.
+ *
+ * Parameters: gate; heartbeat - start from TENURE_HEARTBEAT_INIT; out_reply - start from TENURE_HEARTBEAT_REPLY_INIT; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_FENCED when its epoch is below the highest seen, which is err->token: the lease is as it was;
+ * #TENURE_INVALID_ARGUMENT for a ttl or a step of the epoch out of bounds; #TENURE_IO when a new epoch cannot be made durable, then it
+ * does not count; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks; waits for the disk of a durable node when the epoch is new. Since: 0.1.
+ */
+int32_t tenure_gate_heartbeat(struct tenure_gate gate,
+                              const struct tenure_heartbeat *heartbeat,
+                              struct tenure_heartbeat_reply *out_reply,
+                              struct tenure_error *err);
+
+/**
+ * A nonce for the controller's next heartbeat, whose lease will count from now. For a controller that asks before it sends; each reply to a
+ * heartbeat brings one too.
+ *
+ * Parameters: gate; out_nonce - where it goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_next_nonce(struct tenure_gate gate,
+                               uint64_t *out_nonce,
+                               struct tenure_error *err);
+
+/**
+ * Reports an epoch that was seen elsewhere: in a record from another node, in the cluster's topology. A higher one that names another
+ * node closes the gate at once.
+ *
+ * Parameters: gate; epoch; holder - the node whose it is, 1 to 64 printable ASCII characters; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT, also for too large a step; #TENURE_IO; #TENURE_CLOSED; #TENURE_POISONED;
+ * #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing of the caller's is kept. Threads: any, also in callbacks; waits for the disk of a durable node when the epoch is new. Since: 0.1.
+ */
+int32_t tenure_gate_observe(struct tenure_gate gate,
+                            uint64_t epoch,
+                            struct tenure_bytes holder,
+                            struct tenure_error *err);
+
+/**
+ * Drops the lease, for a node that has become a replica. The epochs seen are remembered.
+ *
+ * Parameters: gate; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_reset(struct tenure_gate gate, struct tenure_error *err);
+
+/**
+ * Has the gate stand on a lock that the library takes in the node's own session and renews: while it is held the gate is open, and the
+ * grant's fencing token is the epoch. The library goes on trying to get the lock until tenure_gate_resign(), reset or close.
+ *
+ * Parameters: gate; key - the office's lock, 1 to 1024 bytes; ttl_ms - 100 to 86400000; err - or NULL.
+ * Returns: #TENURE_OK, the gate opens when the lock is granted; #TENURE_MISUSE when it holds an office already; #TENURE_INVALID_ARGUMENT;
+ * #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the key is copied. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_gate_hold(struct tenure_gate gate,
+                         struct tenure_bytes key,
+                         uint64_t ttl_ms,
+                         struct tenure_error *err);
+
+/**
+ * Lets in no more writes and waits until none is in flight. After #TENURE_OK no permit of the old epoch lives.
+ *
+ * Parameters: gate; timeout_ms - how long to wait; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TIMEOUT, writes are still in flight, and no more are let in; #TENURE_WOULD_DEADLOCK in a callback;
+ * #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, but one that holds no permit of this gate; waits. Since: 0.1.
+ */
+int32_t tenure_gate_drain(struct tenure_gate gate,
+                          uint64_t timeout_ms,
+                          struct tenure_error *err);
+
+/**
+ * Ends a drain that timed out or that is not wanted any more: writes are let in again for what is left of the lease.
+ *
+ * Parameters: gate; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE when no drain is under way; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_cancel_drain(struct tenure_gate gate,
+                                 struct tenure_error *err);
+
+/**
+ * Drains the gate and then gives up the office that tenure_gate_hold() took: the next holder need not wait for the lease to end.
+ *
+ * Parameters: gate; timeout_ms - how long to wait; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE without tenure_gate_hold(); #TENURE_TIMEOUT, the office is not given up; otherwise as tenure_gate_drain().
+ * Threads: any, but one that holds no permit of this gate; waits. Since: 0.1.
+ */
+int32_t tenure_gate_resign(struct tenure_gate gate,
+                           uint64_t timeout_ms,
+                           struct tenure_error *err);
+
+/**
+ * The gate's state and counts as JSON: `{"name", "mode", "phase", "reason", "epoch", "remaining_ms", ...}`. It may grow between two calls:
+ * go on until it fits.
+ *
+ * Parameters: gate; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
+ * #TENURE_FORKED. Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_status(struct tenure_gate gate,
+                           char *buf,
+                           size_t len,
+                           size_t *out_needed,
+                           struct tenure_error *err);
+
+/**
+ * Closes the gate for good, without waiting for writes in flight: they finish as uncertain. An office is given up when nothing is in flight, and
+ * runs out otherwise. Closing twice is no error.
+ *
+ * Parameters: gate; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the handle stays until tenure_gate_free(). Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_gate_close(struct tenure_gate gate,
+                          struct tenure_error *err);
+
+/**
+ * Frees the handle. A gate that was not closed is closed first.
+ *
+ * Parameters: gate - also 0, also one that was freed already. Other threads may be inside calls on it, and writes may be in flight.
+ * Returns: nothing. Threads: any, also in callbacks. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_gate_free(struct tenure_gate gate);
+
+#if defined(TENURE_ENABLE_INJECT)
+/**
+ * Makes the library panic, to test what the host sees of it. Only in test builds.
+ *
+ * Parameters: calls - the how-manieth call of this thread from now on panics inside the library, 0 for none; callbacks - the
+ * same for the delivery of callbacks, of any thread.
+ * Returns: nothing. Threads: any. Since: 0.1.
+ */
+void tenure_test_inject(uint32_t calls,
+                        uint32_t callbacks);
+#endif
+
+/**
+ * Sends the library's log to a function, from now on and for the whole process. Without it nothing is logged anywhere.
+ *
+ * Parameters: level - a #tenure_log_level, the most verbose one wanted; on_line, user - see #tenure_log_fn; NULL ends the log: after that has
+ * returned the previous function does not run and never will, unless it is that function which called; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_IO when the system gives no thread.
+ * Memory: `user` is the caller's and must live until another call has replaced it. A forked child logs nothing until it calls this.
+ * Threads: any, also in callbacks; waits for the previous function if it is running on another thread. Since: 0.1.
+ */
+int32_t tenure_log_set(int32_t level,
+                       tenure_log_fn on_line,
+                       void *user,
+                       struct tenure_error *err);
+
+/**
+ * Opens a node: in memory, or, with `data_dir`, durable in that directory.
+ *
+ * A program that daemonises opens its node after the fork: see #TENURE_FORKED.
+ *
+ * Parameters: config - the settings, copied; 0 for the defaults: a node in memory; out_node - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for settings that contradict each other; #TENURE_DATA_LOST, #TENURE_DATA_CORRUPT,
+ * #TENURE_DATA_FOREIGN, #TENURE_DATA_LOCKED, #TENURE_DATA_VERSION for a directory that is refused, the message names the
+ * file; #TENURE_IO; #TENURE_LIMIT; #TENURE_BAD_HANDLE.
+ * Memory: close the node with tenure_node_close(), then free the handle with tenure_node_free(). Threads: any; waits for the
+ * disk. Since: 0.1.
+ */
+int32_t tenure_node_open(struct tenure_config config,
+                         struct tenure_node *out_node,
+                         struct tenure_error *err);
+
+/**
+ * Closes a node: its gates close, its sessions end, which frees their locks, its threads end, and all callbacks that are due are
+ * called. No callback runs after it has returned. Closing twice is no error; a poisoned node can be closed.
+ *
+ * Parameters: node; timeout_ms - how long to wait for the end of the sessions to be recorded, or TENURE_FOREVER; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TIMEOUT, the node is closed all the same, and what it held runs out by itself;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_FORKED; #TENURE_BAD_HANDLE.
+ * Memory: the handle stays until tenure_node_free(). Threads: any; waits. With `delivery` = `fd` it runs callbacks. Since: 0.1.
+ */
+int32_t tenure_node_close(struct tenure_node node,
+                          uint64_t timeout_ms,
+                          struct tenure_error *err);
+
+/**
+ * Frees the handle, and that of the node's own session. A node that was not closed is closed by a thread of the library,
+ * which nobody waits for: its locks are freed, or run out.
+ *
+ * Parameters: node - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_node_free(struct tenure_node node);
+
+/**
+ * The node's own session, under which it holds its locks: its name is the node's id.
+ *
+ * Parameters: node; out_session - where the handle goes, the same at each call; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the handle is the node's and goes with it; freeing it does nothing. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_session(struct tenure_node node,
+                            struct tenure_session *out_session,
+                            struct tenure_error *err);
+
+/**
+ * The node's id: the setting `node_id`, or the one that it gave itself.
+ *
+ * Parameters: node; buf, len - the buffer; out_needed - the size needed, with the NUL; at most 65; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
+ * #TENURE_FORKED. Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_id(struct tenure_node node,
+                       char *buf,
+                       size_t len,
+                       size_t *out_needed,
+                       struct tenure_error *err);
+
+/**
+ * The node's state as JSON: `{"version", "node_id", "form", "state", "weaker_modes", ..., "gates": [...]}`. It may grow between the two
+ * calls that find the size and fetch the text: go on until it fits.
+ *
+ * Parameters: node; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK, also of a node that is closed or poisoned; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written;
+ * #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_status(struct tenure_node node,
+                           char *buf,
+                           size_t len,
+                           size_t *out_needed,
+                           struct tenure_error *err);
+
+/**
+ * The locks whose names begin with a prefix, by name, as JSON:
+ * `[{"key", "holders": [{"node", "session", "token", "mode", "remaining_ms", "held_ms", "waiters", "metadata"}]}]`.
+ * In keys and metadata, bytes that are not printable ASCII are written `\xNN`, a backslash is doubled.
+ *
+ * Parameters: node; prefix - at most 1024 bytes, may be empty; limit - most locks to list, 1 to 1048576; buf, len - the buffer;
+ * out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_locks(struct tenure_node node,
+                          struct tenure_bytes prefix,
+                          size_t limit,
+                          char *buf,
+                          size_t len,
+                          size_t *out_needed,
+                          struct tenure_error *err);
+
+/**
+ * A descriptor that is readable while callbacks wait for tenure_node_dispatch(), for a host with an event loop.
+ *
+ * Parameters: node - opened with `delivery` = `fd`; out_fd - where it goes, 3 or above; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE for another `delivery`; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the descriptor is the library's: wait for it, do not read or close it. It is gone after tenure_node_free().
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_event_fd(struct tenure_node node,
+                             int *out_fd,
+                             struct tenure_error *err);
+
+/**
+ * Runs callbacks that are due, on the calling thread.
+ *
+ * Parameters: node - opened with `delivery` = `fd`; max - most callbacks to run; out_done - how many were run, or NULL; err - or NULL.
+ * Returns: #TENURE_OK, also when none was due; #TENURE_MISUSE for another `delivery`; #TENURE_WOULD_DEADLOCK in a callback;
+ * #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any; does not wait. Two threads may dispatch at once, and callbacks then run at once. Since: 0.1.
+ */
+int32_t tenure_node_dispatch(struct tenure_node node,
+                             size_t max,
+                             size_t *out_done,
+                             struct tenure_error *err);
+
+/**
+ * Opens another session: another identity in this process, which the library renews like the node's own.
+ *
+ * Parameters: node; name - 1 to 64 printable ASCII characters, seen by others as the holder's; ttl_ms - how long the session lives
+ * without a renewal, 100 to 86400000; out_session - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_IO;
+ * #TENURE_WOULD_DEADLOCK in a log callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: end it with tenure_session_close(), free the handle with tenure_session_free().
+ * Threads: any; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_open(struct tenure_node node,
+                            struct tenure_bytes name,
+                            uint64_t ttl_ms,
+                            struct tenure_session *out_session,
+                            struct tenure_error *err);
+
+/**
+ * Ends a session: its locks are released, its waits end with #TENURE_CLOSED. Closing twice is no error. To close the node's own is.
+ *
+ * Parameters: session; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE for the node's own; #TENURE_CLOSED for a closed node; #TENURE_POISONED; #TENURE_IO;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the handle stays until tenure_session_free(). Threads: any; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_close(struct tenure_session session,
+                             struct tenure_error *err);
+
+/**
+ * Frees the handle. A session that was not closed ends now, without being waited for. The handle of a node's own session
+ * stays until the node's is freed.
+ *
+ * Parameters: session - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_session_free(struct tenure_session session);
+
+/**
+ * Takes a lock if it is free.
+ *
+ * Parameters: session; key - 1 to 1024 bytes; opts - or NULL: exclusive, 10 s, renewed by the library; out_token - where the grant's
+ * fencing token goes, which increases with every grant of any lock; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_HELD, err->token is the holder's; #TENURE_LOCK_DELAY; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT;
+ * #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_try_acquire(struct tenure_session session,
+                                   struct tenure_bytes key,
+                                   const struct tenure_lock_opts *opts,
+                                   uint64_t *out_token,
+                                   struct tenure_error *err);
+
+/**
+ * Takes a lock, waiting in its queue, first come first served.
+ *
+ * Parameters: session; key - 1 to 1024 bytes; opts - or NULL; timeout_ms - how long to wait, or TENURE_FOREVER; out_token - where the
+ * fencing token goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TIMEOUT, the lock is not held; #TENURE_HELD for a timeout of 0; #TENURE_CLOSED, #TENURE_EXPIRED when the session ends;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_POISONED; #TENURE_UNAVAILABLE;
+ * #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any; waits. Freeing the handle does not end the wait, closing the session does. Since: 0.1.
+ */
+int32_t tenure_session_acquire(struct tenure_session session,
+                               struct tenure_bytes key,
+                               const struct tenure_lock_opts *opts,
+                               uint64_t timeout_ms,
+                               uint64_t *out_token,
+                               struct tenure_error *err);
+
+/**
+ * Takes several locks in one step, or none of them; waits for all of them. Callers that want overlapping sets do not deadlock.
+ *
+ * Parameters: session; keys, count - 1 to 4096 names, each once; opts - or NULL, for each of them; timeout_ms - how long to wait, 0 to try,
+ * or TENURE_FOREVER; out_tokens - where `count` fencing tokens go, in the order of the keys; err - or NULL.
+ * Returns: as tenure_session_acquire(). Memory: nothing is kept. Threads: any; waits. Since: 0.1.
+ */
+int32_t tenure_session_acquire_all(struct tenure_session session,
+                                   const struct tenure_bytes *keys,
+                                   size_t count,
+                                   const struct tenure_lock_opts *opts,
+                                   uint64_t timeout_ms,
+                                   uint64_t *out_tokens,
+                                   struct tenure_error *err);
+
+/**
+ * Gives a lock back.
+ *
+ * Parameters: session; key; token - the grant's; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when that is not this session's current grant: nothing was done, err->token is that of the
+ * present holder, or 0; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO;
+ * #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_release(struct tenure_session session,
+                               struct tenure_bytes key,
+                               uint64_t token,
+                               struct tenure_error *err);
+
+/**
+ * Gives a lock back without waiting and without an answer, for destructors. Should the release be lost, the lock is free when
+ * the grant's ttl has run out.
+ *
+ * Parameters: session; key; token - the grant's. Bad ones are ignored.
+ * Returns: nothing. Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+void tenure_session_release_later(struct tenure_session session,
+                                  struct tenure_bytes key,
+                                  uint64_t token);
+
+/**
+ * Extends a grant by `ttl_ms` from now; of one that the library renews, says whether it is still held.
+ *
+ * Parameters: session; key; token - the grant's; ttl_ms - 100 to 86400000; out_remaining_ms - what is left of it in the holder's view, or NULL;
+ * err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when the grant is gone; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED;
+ * #TENURE_UNAVAILABLE; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_renew(struct tenure_session session,
+                             struct tenure_bytes key,
+                             uint64_t token,
+                             uint64_t ttl_ms,
+                             uint64_t *out_remaining_ms,
+                             struct tenure_error *err);
+
+/**
+ * Gives back every lock of the session.
+ *
+ * Parameters: session; out_count - how many there were, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO;
+ * #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_release_all(struct tenure_session session, uint64_t *out_count, struct tenure_error *err);
+
+/**
+ * Takes a lock away from whoever holds it. For operators: the holder learns of it by its `lost` event, and until then believes in its
+ * lease. A delay that covers the holder's ttl keeps the lock free for so long.
+ *
+ * Parameters: session; key; delay_ms - how long nobody gets it, at most 3600000; out_released - whether anybody held it, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO;
+ * #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_force_release(struct tenure_session session,
+                                     struct tenure_bytes key,
+                                     uint64_t delay_ms,
+                                     bool *out_released,
+                                     struct tenure_error *err);
+
+/**
+ * Who holds a lock: of several holders, the one with the smallest token. tenure_node_locks() lists them all.
+ *
+ * Parameters: session; key; buf, len - the buffer for the name of the holder's session, its node's id; empty when nobody holds the lock;
+ * out_needed - the size needed, with the NUL; at most 65; out_token - its fencing token, 0 when nobody holds it, or NULL; out_remaining_ms -
+ * how long the grant lasts by the ledger's clock unless it is renewed, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_session_holder(struct tenure_session session,
+                              struct tenure_bytes key,
+                              char *buf,
+                              size_t len,
+                              size_t *out_needed,
+                              uint64_t *out_token,
+                              uint64_t *out_remaining_ms,
+                              struct tenure_error *err);
+
+/**
+ * What is left of a grant in the holder's own view, without asking anybody: the time for which it may believe to hold the lock.
+ *
+ * Parameters: session; key; token - the grant's; out_remaining_ms - where it goes, 0 when the grant is lost; err - or NULL.
+ * Returns: #TENURE_OK, also for a grant that never was; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_remaining(struct tenure_session session,
+                                 struct tenure_bytes key,
+                                 uint64_t token,
+                                 uint64_t *out_remaining_ms,
+                                 struct tenure_error *err);
+
+/**
+ * The library's version as a number: major * 1000000 + minor * 1000 + patch. Compare with TENURE_VERSION_NUMBER of the header.
+ *
+ * Returns: the number. Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+uint32_t tenure_version_number(void);
+
+/**
+ * The library's version as text, for example "0.1.0".
+ *
+ * Returns: the text, never NULL. Memory: static, not to be freed. Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+const char *tenure_version_string(void);
+
+/**
+ * The ABI version that the library was built with. Equal to TENURE_ABI_VERSION of a header that fits.
+ *
+ * Returns: the number. Threads: any, also in callbacks and after fork(). Since: 0.1.
+ */
+uint32_t tenure_abi_version(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* TENURE_H */
