@@ -1,0 +1,111 @@
+#include "server.hpp"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.hpp"
+
+namespace kvgate {
+
+bool Server::start(std::string& error) {
+  const std::string dir = config_.text("dir");
+  if (::mkdir(dir.c_str(), 0750) != 0 && errno != EEXIST) {
+    error = "cannot create " + dir + ": " + strerror(errno);
+    return false;
+  }
+  cluster_enabled_ = config_.flag("cluster-enabled");
+
+  GateSettings gate_settings;
+  gate_settings.mode = config_.text("master-lease-mode");
+  gate_settings.data_dir = dir + "/lease";
+  gate_settings.trust_receipt = config_.flag("master-lease-trust-receipt");
+  gate_settings.own_lease_key = config_.text("master-lease-key");
+  gate_settings.own_lease_ttl = std::chrono::milliseconds(config_.number("master-lease-ttl-ms"));
+  if (!gate_.open(gate_settings, error)) return false;
+
+  Storage::Settings storage_settings;
+  storage_settings.path = dir + "/db";
+  storage_settings.sync = config_.flag("sync-writes");
+  if (!storage_.open(storage_settings, &gate_, error)) return false;
+  if (cluster_enabled_ && !cluster_.open(dir + "/nodes.conf", error)) return false;
+  if (!replica_.start(error) || !listen(error)) return false;
+
+  if (cluster_enabled_) follow_topology();
+  if (!gate_.serve(error)) return false;
+  const long workers = config_.number("workers");
+  for (long i = 0; i < workers; ++i) {
+    workers_.push_back(std::make_unique<EventLoop>(*this, Lane::kWorker));
+    if (!workers_.back()->start(-1, "kv-worker-" + std::to_string(i), error)) return false;
+  }
+  control_ = std::make_unique<EventLoop>(*this, Lane::kControl);
+  return control_->start(listener_, "kv-control", error);
+}
+
+bool Server::listen(std::string& error) {
+  listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const int on = 1;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(config_.number("port")));
+  socklen_t length = sizeof address;
+  const std::string bind_to = config_.text("bind");
+  if (inet_pton(AF_INET, bind_to.c_str(), &address.sin_addr) != 1) {
+    error = "'" + bind_to + "' is not an IPv4 address";
+    return false;
+  }
+  if (listener_ < 0 || setsockopt(listener_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+      ::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listener_, 511) != 0 ||
+      getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    error = "cannot listen on " + bind_to + ":" + config_.text("port") + ": " + strerror(errno);
+    return false;
+  }
+  port_ = ntohs(address.sin_port);
+  return true;
+}
+
+void Server::stop() {
+  // The control loop hands connections to the workers, so it ends first.
+  if (control_) control_->stop();
+  for (std::unique_ptr<EventLoop>& worker : workers_) worker->stop();
+  replica_.stop();
+  if (listener_ >= 0) ::close(listener_);
+  listener_ = -1;
+  // The gate closes before the database, so that nothing can be acknowledged in between.
+  gate_.close();
+  storage_.close();
+}
+
+void Server::request_shutdown() { ::kill(::getpid(), SIGTERM); }
+
+EventLoop& Server::next_worker() { return *workers_[turn_.fetch_add(1) % workers_.size()]; }
+
+void Server::set_replica_of(const std::string& host, uint16_t port) {
+  std::lock_guard<std::mutex> guard(role_mutex_);
+  const Role role = host.empty() ? Role::kMaster : Role::kReplica;
+  if (role == gate_.role() && host == replica_.host() && port == replica_.port()) return;
+  // The lease goes before anything is fetched, so that no client write mixes with the master's.
+  gate_.set_role(role);
+  replica_.follow(host, port);
+  log_line(LogLevel::kInfo, host.empty() ? "role: master"
+                                         : "role: replica of " + host + ":" + std::to_string(port));
+}
+
+void Server::follow_topology() {
+  ClusterNode me;
+  if (!cluster_.me(me)) return;
+  if (me.master) {
+    set_replica_of("", 0);
+    return;
+  }
+  ClusterNode master;
+  if (cluster_.find(me.master_id, master)) set_replica_of(master.host, master.port);
+}
+
+}  // namespace kvgate
