@@ -1,0 +1,33 @@
+"""What the documentation shows in Python runs."""
+
+from __future__ import annotations
+
+import doctest
+import pathlib
+import re
+
+import pytest
+import tenure
+
+ROOT = pathlib.Path(__file__).parents[2]
+SNIPPETS = [
+    pytest.param(text, id=f"{path.name}-{n}")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for n, text in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("text", SNIPPETS)
+def test_a_snippet_runs(program, text):
+    ended = program(text)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_there_are_snippets():
+    assert any(param.id.startswith("README") for param in SNIPPETS)
+    assert any(param.id.startswith("python.md") for param in SNIPPETS)
+
+
+def test_the_package_shows_what_it_does():
+    result = doctest.testmod(tenure, raise_on_error=True)
+    assert result.attempted >= 2
