@@ -56,8 +56,8 @@ verify: setup ## read-only checks: format, lints, types, layering
 .PHONY: fix
 fix: setup ## format and rewrite generated files
 	@cargo fmt --all
-	@$(VENV)/bin/ruff check -q --fix python tests/python demo
-	@$(VENV)/bin/ruff format -q python tests/python demo
+	@$(VENV)/bin/ruff check -q --fix python tests/python examples demo
+	@$(VENV)/bin/ruff format -q python tests/python examples demo
 	@UPDATE_GENERATED=1 UPDATE_HEADER=1 cargo test -q --features capi --test header --test errors
 
 .PHONY: bench

@@ -69,6 +69,11 @@ class Lost:
             return
         self._watch()
 
+    def _forget(self, callback: Callable[[Lost], object]) -> None:
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
     def _watch(self) -> None:
         with self._lock:
             if self._watched or self._released:

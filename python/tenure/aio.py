@@ -213,7 +213,10 @@ class Lost:
                 return
 
         self._lost.add_callback(tell)
-        await lost.wait()
+        try:
+            await lost.wait()
+        finally:
+            self._lost._forget(tell)
 
     def add_callback(self, callback: Callable[[Lost], object]) -> None:
         """Calls ``callback(lost)`` once, on the running loop, when the grant is lost."""

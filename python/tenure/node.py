@@ -143,11 +143,15 @@ class LockContext:
 
 
 class Session(Locks):
-    """Another identity inside a node: its locks are held in its own name, and all end with it. A context manager that closes."""
+    """Another identity inside a node: its locks are held in its own name, and all end with it.
+
+    A context manager that closes. Collected as garbage, which its grants prevent while they live, it is closed too.
+    """
 
     def __init__(self, node: Node, core: _core.Session) -> None:
         self._node = node
         self._core = core
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -162,12 +166,21 @@ class Session(Locks):
     def close(self) -> None:
         """Gives back its locks and ends it. Closing twice is no error."""
         self._core.close()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._node.closed or self._node._process != os.getpid():
+            return
+        try:
+            self.close()
+        except Error as error:
+            logger.warning("closing a session that was dropped: %s", error)
 
     def __repr__(self) -> str:
         return f"<tenure.Session {self.name!r}>"

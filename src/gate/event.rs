@@ -53,9 +53,9 @@ pub struct Refusals {
 }
 
 impl GateEvent {
-    /// Whether an operator should hear of it without asking.
+    /// Whether an operator should hear of it without asking. What the host itself has done is no news.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, GateEvent::Granted { .. } | GateEvent::Drained { .. })
+        !matches!(self, GateEvent::Granted { .. } | GateEvent::Drained { .. } | GateEvent::Lost { reason: Reason::Closed, .. })
     }
 }
 

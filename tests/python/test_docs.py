@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import pytest
+
 import tenure
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -185,7 +185,7 @@ impl Gate {
 }
 
 /// What is known of a write when it is finished. True in a condition only when it may be acknowledged.
-#[pyclass(frozen, eq, hash, rename_all = "UPPERCASE", module = "tenure._core")]
+#[pyclass(frozen, eq, hash, rename_all = "UPPERCASE", module = "tenure")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The effect was complete while the lease was provably valid: it may be acknowledged.
@@ -213,7 +213,7 @@ impl From<gate::Verdict> for Verdict {
 /// Leave to write, counted as a write in flight until it is finished, left or collected. Any thread may finish it.
 ///
 /// A context manager: the end of the block finishes it and raises `UncertainError` when the write must not be acknowledged.
-#[pyclass(frozen, module = "tenure._core")]
+#[pyclass(frozen, module = "tenure")]
 pub struct Permit {
     epoch: u64,
     inner: Mutex<Option<gate::Permit>>,

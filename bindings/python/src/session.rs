@@ -191,9 +191,8 @@ impl Session {
     /// Gives a lock back without waiting and without an answer. Does nothing in a forked child.
     fn release_later(&self, py: Python<'_>, key: &Bound<'_, PyAny>, token: u64) -> PyResult<()> {
         let name = args::bytes("key", key)?;
-        match self.inner.get(py) {
-            Ok(session) => session.release_later(name, Token(token)),
-            Err(_) => return Ok(()),
+        if let Ok(session) = self.inner.get(py) {
+            session.release_later(name, Token(token));
         }
         Ok(())
     }
