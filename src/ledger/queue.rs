@@ -30,6 +30,7 @@ impl Shard {
         extra.limit = limit;
     }
 
+    #[inline]
     pub(super) fn add_hold(&mut self, entry: u32, record: u32) {
         let (kind, amount) = (self.records[record].kind(), self.records[record].amount());
         if kind == PERMITS {
@@ -113,6 +114,7 @@ impl Shard {
     }
 
     /// A new grant of a free key, or beside compatible holders.
+    #[inline]
     pub(super) fn grant(&mut self, cx: &mut Cx<'_>, asker: &Asker<'_>, entry: u32, token: u64, terms: Terms<'_>) -> Outcome {
         let now = cx.now();
         debug_assert!(cx.hub.shared || asker.slot.lives(now), "I-08: a grant goes to a living session");
@@ -186,7 +188,7 @@ impl Shard {
     pub(super) fn lose(&mut self, cx: &mut Cx<'_>, record: u32, at: u64, why: LossReason, delay: Option<u32>) {
         let r = &self.records[record];
         let (entry, id, own) = (r.entry, r.id, r.delay());
-        let (session, key) = (self.session_of(cx, record), self.entries[entry].key.clone());
+        let (session, key) = (self.session_of(cx, record), self.entries[entry].name.key());
         self.remove_hold(cx, record);
         let delay = delay.unwrap_or(own);
         if delay != 0 && why != LossReason::Closed {

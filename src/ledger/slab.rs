@@ -78,7 +78,7 @@ impl<T: Place> Slab<T> {
 
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
-    #[inline]
+    #[inline(always)]
     fn index(&self, at: u32) -> &T {
         let at = at as usize;
         if at < FIRST { &self.first[at] } else { &self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
@@ -86,7 +86,7 @@ impl<T> Index<u32> for Slab<T> {
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
-    #[inline]
+    #[inline(always)]
     fn index_mut(&mut self, at: u32) -> &mut T {
         let at = at as usize;
         if at < FIRST { &mut self.first[at] } else { &mut self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
@@ -302,9 +302,53 @@ impl<'a> Terms<'a> {
     }
 }
 
+/// A key as the table keeps it. Words and not bytes: what was written as words is read back as words without a stall.
+#[derive(Default)]
+pub(super) enum Name {
+    #[default]
+    Vacant,
+    Short([u64; 3]),
+    Long(Box<[u8]>),
+}
+
+impl Name {
+    pub(super) fn key(&self) -> Option<Key> {
+        match self {
+            Name::Vacant => None,
+            Name::Short(words) => Some(Key::from_words(*words)),
+            Name::Long(bytes) => Key::new(bytes).ok(),
+        }
+    }
+}
+
+/// A key that is looked for, with its hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe<'k> {
+    pub(crate) hash: u64,
+    /// Of a short key; zeros for a long one.
+    pub(super) words: [u64; 3],
+    pub(super) key: &'k Key,
+}
+
+impl Probe<'_> {
+    #[inline]
+    pub(super) fn is(&self, name: &Name) -> bool {
+        match name {
+            Name::Short(words) => *words == self.words,
+            Name::Long(bytes) => self.words == [0; 3] && **bytes == *self.key.as_bytes(),
+            Name::Vacant => false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn name(&self) -> Name {
+        if self.words == [0; 3] { Name::Long(self.key.as_bytes().into()) } else { Name::Short(self.words) }
+    }
+}
+
 /// A key that is held, waited for, or in its delay.
 pub(super) struct Entry {
-    pub(super) key: Option<Key>,
+    pub(super) name: Name,
     /// The first holder.
     pub(super) holds: u32,
     /// What few keys need; [`NONE`] while there is at most one holder and nothing else.
@@ -313,7 +357,7 @@ pub(super) struct Entry {
 
 impl Default for Entry {
     fn default() -> Entry {
-        Entry { key: None, holds: NONE, extra: NONE }
+        Entry { name: Name::Vacant, holds: NONE, extra: NONE }
     }
 }
 
@@ -397,7 +441,7 @@ mod tests {
     #[test]
     fn a_held_lock_stays_small() {
         assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
-        assert!(size_of::<Entry>() <= 32, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 40, "{}", size_of::<Entry>());
     }
 
     #[test]
