@@ -38,30 +38,33 @@ pub(super) struct Core {
     kept: RwLock<Vec<Arc<session::State>>>,
 }
 
+/// What a node is made of.
+pub(super) struct Parts {
+    pub(super) id: NodeId,
+    pub(super) config: Config,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Box<dyn Rng>,
+    pub(super) delivery: Delivery,
+    pub(super) engine: Engine,
+    pub(super) epochs: Arc<dyn EpochStore>,
+    pub(super) wake: Arc<Wake>,
+}
+
 impl Core {
-    pub(super) fn new(
-        id: NodeId,
-        config: Config,
-        clock: Arc<dyn Clock>,
-        rng: Box<dyn Rng>,
-        delivery: Delivery,
-        engine: Engine,
-        epochs: Arc<dyn EpochStore>,
-        wake: Arc<Wake>,
-    ) -> Core {
+    pub(super) fn new(parts: Parts) -> Core {
         Core {
-            id,
-            config,
-            clock,
-            engine,
-            delivery,
-            wake,
-            epochs,
+            id: parts.id,
+            config: parts.config,
+            clock: parts.clock,
+            engine: parts.engine,
+            delivery: parts.delivery,
+            wake: parts.wake,
+            epochs: parts.epochs,
             gates: RwLock::default(),
             generation: process::generation(),
             life: AtomicU8::new(RUNNING),
             poison: OnceLock::new(),
-            rng: Mutex::new(rng),
+            rng: Mutex::new(parts.rng),
             sessions: RwLock::default(),
             kept: RwLock::default(),
         }

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::core::{Core, Sink};
+use self::core::{Core, Parts, Sink};
 use self::delivery::{Delivery, Mode, check_may_block};
 use self::wake::Wake;
 use crate::base::process;
@@ -135,7 +135,8 @@ impl Node {
         };
         let (engine, id) = assemble::engine(config, named, &mut env, sink.clone())?;
         let epochs = assemble::epochs(&engine);
-        let core = Arc::new(Core::new(id, config.clone(), env.clock, env.rng, delivery, engine, epochs, wake));
+        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, wake };
+        let core = Arc::new(Core::new(parts));
         sink.connect(&core);
         let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
         let session = new_session(&core, core.id.as_str().to_owned(), ttl_ms)?;
