@@ -30,7 +30,7 @@ server: setup lib ## build the Kvrocks-style example server
 	@scripts/server.sh $(CARGO_TARGET_DIR)
 
 .PHONY: demo
-demo: server python ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
+demo: server ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
 	@$(PY) demo/demo.py
 
 .PHONY: test
@@ -70,7 +70,7 @@ release: ## build the release artefacts libtenure.so and libtenure.a
 
 .PHONY: install
 install: release ## install the library, headers, CMake package and pkg-config file under PREFIX
-	@bindings/cpp/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
+	@bindings/cpp/install.sh $(PREFIX) $(CARGO_TARGET_DIR)/release
 
 .PHONY: wheel
 wheel: setup ## build the release wheel into dist/
