@@ -1,6 +1,7 @@
 //! Where an operation goes: one interface over the forms of a ledger.
 
 mod delivery;
+mod durable;
 mod memory;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -8,9 +9,10 @@ mod memory_test;
 
 use std::time::Duration;
 
-use crate::base::{Key, Result, SessionId, Token};
+use crate::base::{Error, Key, Result, SessionId, Token};
 use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
 
+pub use durable::{DurableEngine, DurableOptions, DurableStatus};
 pub use memory::MemoryEngine;
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
@@ -32,6 +34,11 @@ pub trait EventSink: Send + Sync {
 
     /// A deadline nearer than all others has appeared: whoever sleeps until the next tick must look again.
     fn nearer_deadline(&self);
+
+    /// The engine has ended by a failure of its store, and told everybody who waited. Called once.
+    fn ended(&self, cause: &Error) {
+        let _ = cause;
+    }
 }
 
 /// A ledger in one of its forms. Every method may be called from any thread.
@@ -39,6 +46,8 @@ pub trait EventSink: Send + Sync {
 pub enum Engine {
     /// In this process's memory, gone when it ends.
     Memory(MemoryEngine),
+    /// In a data directory.
+    Durable(DurableEngine),
 }
 
 /// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
@@ -51,6 +60,7 @@ impl Engine {
     pub fn execute(&self, request: &Request) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.execute(request),
+            Engine::Durable(engine) => engine.execute(request),
         }
     }
 
@@ -58,6 +68,7 @@ impl Engine {
     pub fn submit(&self, request: &Request, done: Completion) {
         match self {
             Engine::Memory(engine) => engine.submit(request, done),
+            Engine::Durable(engine) => engine.submit(request, done),
         }
     }
 
@@ -69,6 +80,7 @@ impl Engine {
     pub fn try_acquire(&self, session: SessionId, key: &Key, spec: &Spec, req: u64) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Durable(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
 
@@ -80,6 +92,7 @@ impl Engine {
     pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.release(session, key, token),
+            Engine::Durable(engine) => engine.release(session, key, token),
         }
     }
 
@@ -90,6 +103,7 @@ impl Engine {
     pub fn tick(&self) -> Result<()> {
         match self {
             Engine::Memory(engine) => engine.tick(),
+            Engine::Durable(engine) => engine.tick(),
         }
     }
 
@@ -97,6 +111,7 @@ impl Engine {
     pub fn next_tick(&self) -> Option<Duration> {
         match self {
             Engine::Memory(engine) => engine.next_tick(),
+            Engine::Durable(engine) => engine.next_tick(),
         }
     }
 
@@ -104,6 +119,7 @@ impl Engine {
     pub fn close(&self) {
         match self {
             Engine::Memory(engine) => engine.close(),
+            Engine::Durable(engine) => engine.close(),
         }
     }
 
@@ -114,6 +130,7 @@ impl Engine {
     pub fn lock(&self, key: &Key) -> Result<Option<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.lock(key),
+            Engine::Durable(engine) => engine.lock(key),
         }
     }
 
@@ -124,6 +141,7 @@ impl Engine {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.locks(prefix, after, limit),
+            Engine::Durable(engine) => engine.locks(prefix, after, limit),
         }
     }
 
@@ -134,6 +152,7 @@ impl Engine {
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         match self {
             Engine::Memory(engine) => engine.sessions(),
+            Engine::Durable(engine) => engine.sessions(),
         }
     }
 
@@ -144,6 +163,7 @@ impl Engine {
     pub fn counts(&self) -> Result<Counts> {
         match self {
             Engine::Memory(engine) => engine.counts(),
+            Engine::Durable(engine) => engine.counts(),
         }
     }
 }
