@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::base::{Error, Key, Result, SessionId, Token};
 use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
 
-pub use durable::{DurableEngine, DurableOptions, DurableStatus};
+pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
@@ -43,6 +43,8 @@ pub trait EventSink: Send + Sync {
 
 /// A ledger in one of its forms. Every method may be called from any thread.
 #[derive(Debug)]
+// One per node; a pointer more on the way to a lock in memory would cost more than the bytes.
+#[allow(clippy::large_enum_variant)]
 pub enum Engine {
     /// In this process's memory, gone when it ends.
     Memory(MemoryEngine),

@@ -1,13 +1,15 @@
 //! Which form of the ledger a node runs, and what it is told.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Env;
 use super::core::Sink;
-use crate::base::{Config, NodeId, Result};
-use crate::engine::{Engine, MemoryEngine};
+use crate::base::{Config, Error, NodeId, Result, Status};
+use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
+use crate::store::Owner;
 
 /// The ledger's parameters for these settings.
 fn params(config: &Config) -> Result<Params> {
@@ -22,6 +24,10 @@ fn params(config: &Config) -> Result<Params> {
 
 /// The engine, and the node's name: the one asked for, or one of its own making.
 pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
+    let path = config.get("data_dir")?;
+    if !path.is_empty() {
+        return durable(Path::new(path), config, named.as_ref(), env, sink);
+    }
     let id = match named {
         Some(id) => id,
         None => NodeId::new(&format!("node-{:016x}", env.rng.next_u64()))?,
@@ -30,9 +36,47 @@ pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink
     Ok((Engine::Memory(MemoryEngine::new(params(config)?, shards, env.clock.clone(), sink)), id))
 }
 
+fn durable(path: &Path, config: &Config, named: Option<&NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
+    let owner = Owner { cluster_id: config.get("cluster_id")?, node_id: named, create: config.flag("data_dir_create")? };
+    let options = DurableOptions {
+        params: params(config)?,
+        segment_bytes: config.number("wal_segment_bytes")?,
+        snapshot_bytes: config.number("snapshot_bytes")?,
+        sync_releases: false,
+    };
+    let engine = DurableEngine::open(path, &owner, options, env.clock.clone(), &mut *env.rng, sink)?;
+    let id = NodeId::new(engine.identity().map_or("", |i| &i.node_id))?;
+    Ok((Engine::Durable(engine), id))
+}
+
+/// Epochs in a data directory.
+#[derive(Debug)]
+struct DurableEpochs(Values);
+
+impl DurableEpochs {
+    fn key(gate: &str) -> String {
+        format!("gate.{gate}.epoch")
+    }
+}
+
+impl EpochStore for DurableEpochs {
+    fn load(&self, gate: &str) -> Result<Option<u64>> {
+        let Some(stored) = self.0.get(&DurableEpochs::key(gate))? else { return Ok(None) };
+        match stored.try_into() {
+            Ok(bytes) => Ok(Some(u64::from_le_bytes(bytes))),
+            Err(_) => Err(Error::new(Status::DataCorrupt, format!("the epoch kept for gate {gate} is no number"))),
+        }
+    }
+
+    fn persist(&self, gate: &str, epoch: u64) -> Result<()> {
+        self.0.put(&DurableEpochs::key(gate), &epoch.to_le_bytes())
+    }
+}
+
 /// Where the gates' epochs are remembered: as long as what the engine holds.
 pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
         Engine::Memory(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Durable(engine) => Arc::new(DurableEpochs(engine.values())),
     }
 }

@@ -237,6 +237,13 @@ impl EventSink for Sink {
         }
     }
 
+    fn ended(&self, cause: &Error) {
+        // Before the node is connected its opening fails by itself.
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            core.poison(cause.message());
+        }
+    }
+
     fn nearer_deadline(&self) {
         if let Some(wake) = self.wake.get() {
             wake.raise();

@@ -51,6 +51,8 @@ fn open_session(name: &str, nonce: u128) -> Request {
     request(SessionId(0), Op::OpenSession { nonce, name: name.to_owned(), ttl_ms: HOUR })
 }
 
+type Answer = (usize, Result<Outcome>);
+
 /// An engine without threads, its disk and its clock.
 struct Simulation {
     disk: CrashDisk,
@@ -58,7 +60,7 @@ struct Simulation {
     ear: Arc<Ear>,
     engine: DurableEngine,
     /// What was answered, in order, by the number of the request.
-    answers: Arc<Mutex<Vec<(usize, Result<Outcome>)>>>,
+    answers: Arc<Mutex<Vec<Answer>>>,
     asked: usize,
     /// Numbers of requests are never used again, not by a later process either.
     base: u64,
@@ -87,7 +89,7 @@ impl Simulation {
         number
     }
 
-    fn drain(&self) -> Vec<(usize, Result<Outcome>)> {
+    fn drain(&self) -> Vec<Answer> {
         self.engine.shared.drain();
         std::mem::take(&mut lock(&self.answers))
     }
@@ -413,14 +415,14 @@ fn an_input_output_error_ends_the_engine_and_everybody_is_told() {
             assert_eq!((e.status(), e.os_errno()), (Status::Poisoned, libc::EIO), "{e}");
             assert!(e.message().contains("wal-"), "{e}");
         }
-        assert!(sim.engine.lock(&key(1)).is_err() && sim.engine.tick().is_err() && sim.engine.put_meta("x", b"").is_err());
+        assert!(sim.engine.lock(&key(1)).is_err() && sim.engine.tick().is_err() && sim.engine.values().put("x", b"").is_err());
         assert_eq!(lock(&sim.ear.ended).len(), 1);
     }
     let mut sim = Simulation::new(5, options());
-    sim.engine.put_meta("gate.g", &7u64.to_le_bytes()).unwrap();
-    assert_eq!(sim.engine.get_meta("gate.g").unwrap().unwrap(), 7u64.to_le_bytes());
+    sim.engine.values().put("gate.g", &7u64.to_le_bytes()).unwrap();
+    assert_eq!(sim.engine.values().get("gate.g").unwrap().unwrap(), 7u64.to_le_bytes());
     sim.disk.plan(0, Fault::Errno(libc::EIO));
-    assert_eq!(sim.engine.put_meta("gate.g", &8u64.to_le_bytes()).unwrap_err().os_errno(), libc::EIO);
+    assert_eq!(sim.engine.values().put("gate.g", &8u64.to_le_bytes()).unwrap_err().os_errno(), libc::EIO);
     assert_eq!(sim.session("late").unwrap_err().status(), Status::Poisoned);
 }
 

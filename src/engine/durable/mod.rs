@@ -147,6 +147,7 @@ struct Shared {
     ended: OnceLock<Error>,
     /// CLOCK_MONOTONIC time at which the next tick is wanted.
     wake_at_ns: AtomicU64,
+    tick_pending: AtomicBool,
     /// A release was answered before it was on the disk.
     unsynced_release: AtomicBool,
     full: AtomicBool,
@@ -288,22 +289,31 @@ impl DurableEngine {
         self.execute(&Request { session, seq: 0, op: Op::Release { key: key.clone(), token } })
     }
 
-    /// Moves the ledger's clock, if it is time, and ends what has run out, at most one slice of it.
+    /// Has the ledger's clock moved, if it is time, and what has run out ended, at most one slice of it. Waits for no disk: when it is
+    /// done, [`crate::engine::EventSink::nearer_deadline`] is called.
     ///
     /// # Errors
     /// As [`DurableEngine::execute`].
     pub fn tick(&self) -> Result<()> {
         self.shared.ready()?;
-        if self.next_tick().is_none_or(|left| !left.is_zero()) {
-            return Ok(());
+        let due = self.shared.wake_at_ns.load(Acquire) <= self.shared.clock.monotonic_ns();
+        if due && !self.shared.tick_pending.swap(true, AcqRel) {
+            let shared = self.shared.clone();
+            let done = move |_| {
+                shared.tick_pending.store(false, Release);
+                shared.delivery.sink().nearer_deadline();
+            };
+            self.submit(&Request { session: SessionId(0), seq: 0, op: Op::Tick }, Box::new(done));
         }
-        self.execute(&Request { session: SessionId(0), seq: 0, op: Op::Tick }).map(drop)
+        Ok(())
     }
 
-    /// How long until the next tick is wanted; `None` while nothing can run out. It may be too early, never too late.
+    /// How long until the next tick is wanted; `None` while nothing can run out, or until the tick under way is done. It may be too early,
+    /// never too late.
     pub fn next_tick(&self) -> Option<Duration> {
         match self.shared.wake_at_ns.load(Acquire) {
             NEVER_NS => None,
+            _ if self.shared.tick_pending.load(Acquire) => None,
             at => Some(Duration::from_nanos(at.saturating_sub(self.shared.clock.monotonic_ns()))),
         }
     }
@@ -366,34 +376,51 @@ impl DurableEngine {
         Ok(lock(&self.shared.ledger).counts())
     }
 
-    /// A small value kept in the directory beside the ledger, such as a gate's highest epoch.
-    ///
-    /// # Errors
-    /// [`Status::Closed`], [`Status::Poisoned`]; [`Status::DataCorrupt`] when it is damaged.
-    pub fn get_meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        self.shared.ready()?;
-        self.shared.state.get_meta(key).inspect_err(|e| self.state_failed(e))
-    }
-
-    /// Keeps a small value; it is on the disk on return. Blocks for two or three syncs, and while a snapshot is written.
-    ///
-    /// # Errors
-    /// [`Status::Closed`], [`Status::Poisoned`]; [`Status::Limit`] for want of space: the old or the new value is kept.
-    pub fn put_meta(&self, key: &str, value: &[u8]) -> Result<()> {
-        self.shared.ready()?;
-        self.shared.state.put_meta(key, value).inspect_err(|e| self.state_failed(e))
-    }
-
-    fn state_failed(&self, error: &Error) {
-        if error.status() != Status::Limit {
-            self.shared.poison(error);
-        }
+    /// The small values kept in the directory beside the ledger.
+    pub fn values(&self) -> Values {
+        Values(self.shared.clone())
     }
 
     /// Where the log stands. Blocks for a write that is under way.
     pub fn status(&self) -> DurableStatus {
         let writer = lock(&self.shared.writer);
         DurableStatus { snapshot_index: self.shared.snapshot_index.load(Acquire), full: self.shared.full.load(Acquire), ..writer.status() }
+    }
+}
+
+/// Small values in a data directory, such as a gate's highest epoch. Any thread; clones are the same values.
+#[derive(Clone)]
+pub struct Values(Arc<Shared>);
+
+impl std::fmt::Debug for Values {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Values").field(&self.0.disk.path()).finish()
+    }
+}
+
+impl Values {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Status::Closed`], [`Status::Poisoned`]; a damaged value ends the engine.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.0.ready()?;
+        self.0.state.get_meta(key).inspect_err(|e| self.failed(e))
+    }
+
+    /// Sets the value of a key; it is on the disk on return. Blocks for two or three syncs, and while a snapshot is written.
+    ///
+    /// # Errors
+    /// [`Status::Closed`], [`Status::Poisoned`]; [`Status::Limit`] for want of space: the old or the new value is kept.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.0.ready()?;
+        self.0.state.put_meta(key, value).inspect_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: &Error) {
+        if error.status() != Status::Limit {
+            self.0.poison(error);
+        }
     }
 }
 

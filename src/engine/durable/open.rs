@@ -155,6 +155,7 @@ impl DurableEngine {
             dir: dir.into(),
             ended: Default::default(),
             wake_at_ns: NEVER_NS.into(),
+            tick_pending: Default::default(),
             unsynced_release: Default::default(),
             full: Default::default(),
             upkeep_runs: Default::default(),
