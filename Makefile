@@ -34,16 +34,12 @@ demo: server ## a real database, gated: the split-brain story with and without t
 	@$(PY) demo/demo.py
 
 .PHONY: test
-test: verify test-rust test-loom test-python ## all tests, all set-up included
+test: verify test-rust test-python ## all tests, all set-up included
 	@echo "all tests passed"
 
 .PHONY: test-rust
-test-rust: ## unit, property, model and crash tests of the core
+test-rust: ## unit, property, model-checking and crash tests of the core
 	@scripts/rust-tests.sh
-
-.PHONY: test-loom
-test-loom: ## model checking of the gate under every interleaving
-	@scripts/loom-tests.sh
 
 .PHONY: test-python
 test-python: python lib server ## C, C++, Python and server tests, driven by pytest
