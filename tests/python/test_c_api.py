@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from native import CXX_WITHOUT, ROOT, WARNINGS, compile_program, installed, library, run
 
 C = ["-std=c11", "-D_GNU_SOURCE", "-DTENURE_ENABLE_INJECT"]
