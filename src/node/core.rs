@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use super::delivery::Delivery;
 use super::event::{Event, LossReason};
 use super::gate::GateState;
-use super::session;
+use super::kept;
 use super::wake::Wake;
 use crate::base::process;
 use crate::base::{Clock, Config, Error, Key, Moment, NodeId, Result, Rng, SessionId, Status, Token};
@@ -33,9 +33,9 @@ pub(super) struct Core {
     life: AtomicU8,
     poison: OnceLock<String>,
     rng: Mutex<Box<dyn Rng>>,
-    sessions: RwLock<HashMap<u64, Arc<session::State>>>,
+    sessions: RwLock<HashMap<u64, Arc<kept::State>>>,
     /// Every session that is looked after, those included that have no number at present.
-    kept: RwLock<Vec<Arc<session::State>>>,
+    kept: RwLock<Vec<Arc<kept::State>>>,
 }
 
 /// What a node is made of.
@@ -122,12 +122,12 @@ impl Core {
         Moment::now(&*self.clock)
     }
 
-    pub(super) fn keep_session(&self, state: &Arc<session::State>) {
+    pub(super) fn keep_session(&self, state: &Arc<kept::State>) {
         self.kept.write().unwrap_or_else(PoisonError::into_inner).push(state.clone());
     }
 
     /// The session has got a number: its events can be told apart from now on.
-    pub(super) fn number_session(&self, state: &Arc<session::State>) {
+    pub(super) fn number_session(&self, state: &Arc<kept::State>) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(state.id().0, state.clone());
     }
 
@@ -136,16 +136,16 @@ impl Core {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0);
     }
 
-    pub(super) fn forget_session(&self, state: &Arc<session::State>) {
+    pub(super) fn forget_session(&self, state: &Arc<kept::State>) {
         self.unnumber_session(state.id());
         self.kept.write().unwrap_or_else(PoisonError::into_inner).retain(|s| !Arc::ptr_eq(s, state));
     }
 
-    pub(super) fn kept_sessions(&self) -> Vec<Arc<session::State>> {
+    pub(super) fn kept_sessions(&self) -> Vec<Arc<kept::State>> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn session(&self, id: SessionId) -> Option<Arc<session::State>> {
+    fn session(&self, id: SessionId) -> Option<Arc<kept::State>> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
     }
 
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// A renewal that was sent at `sent` has been acknowledged: the offices held under the session live on.
-    pub(super) fn session_renewed(&self, state: &Arc<session::State>, sent: Moment) {
+    pub(super) fn session_renewed(&self, state: &Arc<kept::State>, sent: Moment) {
         for gate in self.gate_list() {
             gate.session_renewed(self, state.id(), sent);
         }

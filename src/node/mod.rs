@@ -3,6 +3,7 @@
 //! [`Node::open`] assembles a ledger in memory or on disk, an engine over it, and a thread that looks after
 //! leases. [`Session`] holds locks, [`Gate`] answers "do I still hold office?".
 
+mod answer;
 mod assemble;
 mod core;
 mod delivery;
@@ -12,6 +13,7 @@ mod gate;
 mod grant;
 mod grants;
 mod keeper;
+mod kept;
 mod office;
 mod options;
 mod session;
@@ -255,7 +257,7 @@ fn process_check(core: &Core) -> Result<()> {
 }
 
 fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {
-    let state = Arc::new(session::State::new(name, ttl_ms));
+    let state = Arc::new(kept::State::new(name, ttl_ms));
     state.open(core)?;
     core.keep_session(&state);
     Ok(Session { core: core.clone(), state })
