@@ -216,6 +216,40 @@ fn c12_the_retry_of_a_request_that_waited_gets_the_grant() {
 }
 
 #[test]
+fn c12_the_retry_of_a_request_for_several_keys_gets_the_grant() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let held = b.hold(a, "k", &Spec::default());
+    let ask = || Op::AcquireAll { keys: vec![key("j"), key("k")], spec: Spec::default(), wait_ms: Some(u64::MAX), req: 4 };
+    assert_eq!(b.numbered(c, 1, ask()), Outcome::Queued { position: 0 });
+    b.release(a, "k", held);
+    let token = b.ledger.lock(&key("j")).unwrap().holders[0].token;
+    assert_eq!(granted(b.numbered(c, 1, ask())), token);
+    assert_eq!(b.ask(c, Op::ReleaseAll), Outcome::ReleasedMany { count: 2 });
+    // And one that ended otherwise gets that end.
+    b.hold(a, "k", &Spec::default());
+    let ask = || Op::AcquireAll { keys: vec![key("j"), key("k")], spec: Spec::default(), wait_ms: Some(100), req: 5 };
+    assert_eq!(b.numbered(c, 2, ask()), Outcome::Queued { position: 0 });
+    b.pass(100);
+    assert_eq!(b.numbered(c, 2, ask()), Outcome::WaitEnded(WaitEnd::Timeout));
+}
+
+#[test]
+fn a_dead_session_loses_its_locks_in_the_order_of_their_tokens() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 60_000), b.open(2, 1_000));
+    let held = b.hold(a, "k", &Spec::default());
+    b.wait(c, "k", 1);
+    let first = b.hold(c, "j", &Spec::default());
+    // The wait is older than the grant of j; what comes of it is younger.
+    b.release(a, "k", held);
+    b.events();
+    b.pass(1_001);
+    let lost: Vec<Token> = b.events().iter().filter_map(|e| if let Event::Lost { token, .. } = e { Some(*token) } else { None }).collect();
+    assert!(lost.len() == 2 && lost[0] == first && lost[1] > first, "{lost:?}");
+}
+
+#[test]
 fn c13_the_memory_of_answers_is_bounded_and_dies_with_the_session() {
     let mut b = Bench::new(Params { window: 8, ..Params::default() });
     let a = b.open(1, 60_000);
