@@ -15,7 +15,7 @@ use super::clock::HIDDEN_MS;
 use super::command::LossReason;
 use super::hub::Cx;
 use super::session::{Life, Sessions, Slot, end_reasons};
-use super::slab::{Entry, Extra, List, MANUAL, NONE, Name, Probe, Record, Slab, Terms, WAITING};
+use super::slab::{Entry, Extra, Inline, List, MANUAL, NONE, Name, Probe, Record, Slab, Terms, WAITING};
 use super::timer::{Timer, What};
 
 /// Lists of sessions that have nothing here any more are kept for their next lock, up to this many beyond those in use.
@@ -53,7 +53,7 @@ pub(crate) struct Shard {
     pub(super) used: u64,
     pub(super) entries: Slab<Entry>,
     pub(super) records: Slab<Record>,
-    pub(super) lists: Slab<List>,
+    pub(super) lists: Inline<List>,
     pub(super) number: usize,
     by_slot: HashTable<u32>,
     pub(super) extras: Slab<Extra>,

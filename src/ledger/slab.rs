@@ -14,54 +14,84 @@ pub(super) trait Place: Default {
     fn chain(&mut self) -> &mut u32;
 }
 
-/// Places in the first chunk, and in each further one.
-const FIRST: usize = 16;
-const CHUNK: usize = 256;
+/// Places that are there from the start, and in each chunk of further ones.
+const FIRST: usize = 4;
+const CHUNK: usize = 128;
 
-/// Numbered places that never move, the last freed reused first: those are in the cache. The first few are one load away;
-/// the others are in chunks, so that growing copies nothing and leaves no holes behind.
-#[repr(C)]
-pub(super) struct Slab<T> {
-    first: Vec<T>,
-    free: u32,
-    more: Vec<Vec<T>>,
+/// Where a slab's first places are: in it, or one load away.
+pub(super) trait First<T>: Default {
+    fn places(&self) -> &[T; FIRST];
+    fn places_mut(&mut self) -> &mut [T; FIRST];
 }
 
-impl<T> Default for Slab<T> {
-    fn default() -> Slab<T> {
-        Slab { first: Vec::new(), free: NONE, more: Vec::new() }
+impl<T: Default> First<T> for [T; FIRST] {
+    #[inline(always)]
+    fn places(&self) -> &[T; FIRST] {
+        self
+    }
+    #[inline(always)]
+    fn places_mut(&mut self) -> &mut [T; FIRST] {
+        self
     }
 }
 
-impl<T: Place> Slab<T> {
+impl<T: Default> First<T> for Box<[T; FIRST]> {
+    #[inline(always)]
+    fn places(&self) -> &[T; FIRST] {
+        self
+    }
+    #[inline(always)]
+    fn places_mut(&mut self) -> &mut [T; FIRST] {
+        self
+    }
+}
+
+struct More<T>(Vec<Vec<T>>);
+
+/// Numbered places that never move, the last freed reused first: those are in the cache. The first few cost one load at
+/// most; the others are in chunks, so that growing copies nothing and leaves no holes behind.
+#[repr(C)]
+pub(super) struct Slab<T, F = Box<[T; FIRST]>> {
+    free: u32,
+    len: u32,
+    more: Option<Box<More<T>>>,
+    first: F,
+}
+
+/// A slab whose first places are in it.
+pub(super) type Inline<T> = Slab<T, [T; FIRST]>;
+
+impl<T, F: First<T>> Default for Slab<T, F> {
+    fn default() -> Slab<T, F> {
+        Slab { free: NONE, len: 0, more: None, first: F::default() }
+    }
+}
+
+impl<T: Place, F: First<T>> Slab<T, F> {
     #[inline]
     pub(super) fn take(&mut self) -> u32 {
-        if self.free != NONE {
-            let at = self.free;
-            self.free = *self[at].chain();
-            return at;
+        if self.free == NONE {
+            return self.grow();
         }
-        self.grow()
+        let at = self.free;
+        self.free = *self[at].chain();
+        at
     }
 
     #[cold]
     fn grow(&mut self) -> u32 {
-        if self.first.len() < FIRST {
-            // Few shards need more than a few places, and most nodes have few locks.
-            if self.first.capacity() == self.first.len() {
-                self.first.reserve_exact(if self.first.is_empty() { 2 } else { FIRST - self.first.len() });
+        let at = self.len;
+        self.len += 1;
+        if at as usize >= FIRST {
+            let more = self.more.get_or_insert_with(|| Box::new(More(Vec::new())));
+            if more.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                more.0.push(Vec::with_capacity(CHUNK));
             }
-            self.first.push(T::default());
-            return (self.first.len() - 1) as u32;
+            if let Some(chunk) = more.0.last_mut() {
+                chunk.push(T::default());
+            }
         }
-        if self.more.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.more.push(Vec::with_capacity(CHUNK));
-        }
-        let before = FIRST + (self.more.len() - 1) * CHUNK;
-        self.more.last_mut().map_or(NONE, |chunk| {
-            chunk.push(T::default());
-            (before + chunk.len() - 1) as u32
-        })
+        at
     }
 
     #[inline]
@@ -72,24 +102,31 @@ impl<T: Place> Slab<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.first.iter().chain(self.more.iter().flatten())
+        let more = self.more.iter().flat_map(|more| more.0.iter().flatten());
+        self.first.places().iter().take(self.len as usize).chain(more)
     }
 }
 
-impl<T> Index<u32> for Slab<T> {
+impl<T, F: First<T>> Index<u32> for Slab<T, F> {
     type Output = T;
     #[inline(always)]
     fn index(&self, at: u32) -> &T {
         let at = at as usize;
-        if at < FIRST { &self.first[at] } else { &self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
+        match &self.more {
+            Some(more) if at >= FIRST => &more.0[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK],
+            _ => &self.first.places()[at],
+        }
     }
 }
 
-impl<T> IndexMut<u32> for Slab<T> {
+impl<T, F: First<T>> IndexMut<u32> for Slab<T, F> {
     #[inline(always)]
     fn index_mut(&mut self, at: u32) -> &mut T {
         let at = at as usize;
-        if at < FIRST { &mut self.first[at] } else { &mut self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
+        match &mut self.more {
+            Some(more) if at >= FIRST => &mut more.0[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK],
+            _ => &mut self.first.places_mut()[at],
+        }
     }
 }
 
@@ -446,7 +483,7 @@ mod tests {
 
     #[test]
     fn places_are_reused_last_freed_first() {
-        let mut slab = Slab::<List>::default();
+        let mut slab = Inline::<List>::default();
         let (a, b, c) = (slab.take(), slab.take(), slab.take());
         slab.give(a);
         slab.give(c);
