@@ -11,3 +11,10 @@ cargo build -q --release --manifest-path Cargo.toml --target-dir "$target"
 disk=${BENCH_DIR:-$target/disk}
 mkdir -p "$disk"
 "$target/release/durable" "$disk" "${DURABLE_ROUNDS:-60}"
+cargo rustc -q --release --lib --crate-type cdylib,staticlib --features capi --manifest-path "$root/Cargo.toml" --target-dir "${CARGO_TARGET_DIR:-$root/target}"
+library=${CARGO_TARGET_DIR:-$root/target}/release
+# A link by which the program finds the library where it was built.
+mkdir -p "$target/lib"
+ln -sf "$library/libtenure.so" "$target/lib/$(readelf -d "$library/libtenure.so" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')"
+${CXX:-c++} -std=c++17 -O2 -Wall -Wextra -Werror -pthread -I"$root/include" capi.cpp reference.cpp -o "$target/capi" "$library/libtenure.so" -Wl,-rpath,"$target/lib"
+"$target/capi" "${1:-${ROUNDS:-301}}"

@@ -378,6 +378,9 @@ static void gates(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_hold(gate, key, 0, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_hold(gate, key, UINT64_MAX, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_drain(g, 0, err));
+  REFUSED(TENURE_MISUSE, tenure_gate_cancel_drain(gate, err));
+  BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_cancel_drain(g, err));
+  REFUSED(TENURE_MISUSE, tenure_gate_resign(gate, 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_resign(g, 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_status(g, o.buf, sizeof o.buf, &o.needed, err));
   BAD_BUFFER(b, l, n, tenure_gate_status(gate, b, l, n, err));

@@ -130,3 +130,10 @@ def test_a_program_needs_no_more_than_the_system_has():
 def test_a_plain_library_cannot_be_made_to_panic():
     so = library("capi") / "libtenure.so"
     assert subprocess.run(["grep", "-c", "tenure_test_inject", so], capture_output=True, check=False).stdout.strip() == b"0"
+
+
+def test_the_program_in_the_guide(prefix, tmp_path):
+    (program,) = re.findall(r"```c\n(.*?)```", (ROOT / "docs/c-api.md").read_text(), re.DOTALL)
+    source = tmp_path / "guide.c"
+    source.write_text(program)
+    run([compile_program(prefix, [str(source)], tmp_path / "guide", "-std=c99")])
