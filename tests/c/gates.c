@@ -1,4 +1,5 @@
-/* A gate through the C interface: fed by heartbeats and by an office, judged by the inline header. */
+/* A gate through the C interface: fed by heartbeats and by an office, judged by the inline header. Usage: gates [DIRECTORY],
+ * for a durable node. */
 #include "common.h"
 #include "tenure_gate.h"
 
@@ -105,7 +106,8 @@ static void office(tenure_node node) {
   tenure_gate_free(gate);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  if (argc > 1) data_base = argv[1];
   tenure_node node = open_node("node_id", "gates", NULL);
   heartbeats(node);
   office(node);

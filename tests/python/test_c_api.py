@@ -33,6 +33,11 @@ def test_program(c_program, name):
     run([c_program(name)])
 
 
+@pytest.mark.parametrize("name", ["verbs", "gates"])
+def test_program_on_disk(c_program, tmp_path, name):
+    run([c_program(name), tmp_path])
+
+
 @pytest.mark.parametrize("mode", ["threads", "fork", "exit"])
 def test_process(c_program, mode):
     run([c_program("process"), mode])
