@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::disk::{Disk, OsDisk, read_all, replace};
 use super::in_file;
 use crate::base::codec::{self, Decode, Encode};
-use crate::base::{Error, NodeId, Result, Rng, Status};
+use crate::base::{Error, NodeId, Result, Rng, Status, process};
 
 const IDENTITY: &str = "identity";
 /// The longest identity file, header included.
@@ -42,10 +42,28 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
-    /// Locked; `None` on a disk that is none of the system's.
-    lock: Option<OsDisk>,
+    /// `None` on a disk that is none of the system's.
+    lock: Option<Lock>,
     identity: Identity,
     marked: bool,
+}
+
+/// The directory, locked until dropped.
+#[derive(Debug)]
+struct Lock {
+    disk: OsDisk,
+    generation: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the descriptor would not do: forked children have it too, and would keep the directory locked while they live.
+        if process::check_generation(self.generation).is_ok()
+            && let Err(error) = self.disk.dir().unlock()
+        {
+            tracing::warn!(%error, "unlocking the data directory");
+        }
+    }
 }
 
 /// Who asks for the directory.
@@ -98,6 +116,7 @@ impl DataDir {
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(Error::io(format_args!("locking {}", path.display()), &e)),
         }
+        let lock = Lock { disk: lock, generation: process::generation() };
         let opened = DataDir::open_on(Arc::new(disk), beside.as_ref(), &name, owner, rng, fill)?;
         Ok(DataDir { lock: Some(lock), ..opened })
     }

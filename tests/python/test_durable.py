@@ -59,6 +59,24 @@ def test_a_directory_in_use_is_refused(where):
     tenure.Node(data_dir=where).close()
 
 
+def test_a_forked_child_does_not_keep_the_directory(where, program):
+    code = (
+        "import os, sys, warnings, tenure\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "node = tenure.Node(data_dir=sys.argv[1]); grant = node.acquire('k')\n"
+        "stay, leave = os.pipe()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.close(leave); os.read(stay, 1); sys.exit(0)\n"
+        "grant.release(); node.close()\n"
+        "with tenure.Node(data_dir=sys.argv[1]) as again, again.lock('k'): print(os.waitpid(child, os.WNOHANG)[0])\n"
+        "os.close(leave)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    ended = program(code, str(where))
+    assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
+
+
 def test_a_foreign_directory_is_refused(where):
     tenure.Node(data_dir=where, node_id="a1", cluster_id="one").close()
     for other in ({"node_id": "b1", "cluster_id": "one"}, {"node_id": "a1", "cluster_id": "two"}):
