@@ -21,6 +21,8 @@ const CLOSED: u8 = 1;
 const POISONED: u8 = 2;
 
 const NS_PER_MS: u64 = 1_000_000;
+/// The locks of two threads then seldom lie in one shard, and the shards of a thousand locks in a core's cache.
+const SHARDS_PER_PROCESSOR: usize = 64;
 
 /// One shard, on cache lines of its own.
 #[repr(align(128))]
@@ -79,9 +81,11 @@ fn prefetch(cell: &Cell) {
 }
 
 impl MemoryEngine {
-    /// An empty ledger in `shards` parts (rounded up to a power of two).
+    /// An empty ledger in `shards` parts (rounded up to a power of two); 0 for as many as suit the processors. More parts let more
+    /// threads work at once, and take more of the cache.
     pub fn new(params: Params, shards: usize, clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> MemoryEngine {
-        let count = shards.clamp(1, 1 << 16).next_power_of_two();
+        let suitable = || std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(SHARDS_PER_PROCESSOR);
+        let count = if shards == 0 { suitable() } else { shards }.clamp(1, 1 << 16).next_power_of_two();
         MemoryEngine {
             hub: Hub::new(params, count, true),
             cells: (0..count).map(|number| Cell(Mutex::new(Shard::new(number)))).collect(),

@@ -14,35 +14,45 @@ pub(super) trait Place: Default {
     fn chain(&mut self) -> &mut u32;
 }
 
-/// Places that are there from the start, and in each chunk of further ones.
-const FIRST: usize = 4;
+/// Places in each chunk after the first.
 const CHUNK: usize = 128;
 
 /// Where a slab's first places are: in it, or one load away.
 pub(super) trait First<T>: Default {
-    fn places(&self) -> &[T; FIRST];
-    fn places_mut(&mut self) -> &mut [T; FIRST];
+    const LEN: usize;
+    fn places(&self) -> &[T];
+    fn places_mut(&mut self) -> &mut [T];
+    /// Called before the first use.
+    fn prepare(&mut self) {}
 }
 
-impl<T: Default> First<T> for [T; FIRST] {
+impl<T: Default> First<T> for [T; 4] {
+    const LEN: usize = 4;
     #[inline(always)]
-    fn places(&self) -> &[T; FIRST] {
+    fn places(&self) -> &[T] {
         self
     }
     #[inline(always)]
-    fn places_mut(&mut self) -> &mut [T; FIRST] {
+    fn places_mut(&mut self) -> &mut [T] {
         self
     }
 }
 
-impl<T: Default> First<T> for Box<[T; FIRST]> {
+/// Most nodes have few locks, and each shard a few dozen at most.
+type Near<T> = Option<Box<[T; 32]>>;
+
+impl<T: Default> First<T> for Near<T> {
+    const LEN: usize = 32;
     #[inline(always)]
-    fn places(&self) -> &[T; FIRST] {
-        self
+    fn places(&self) -> &[T] {
+        self.as_deref().map_or(&[], |places| &places[..])
     }
     #[inline(always)]
-    fn places_mut(&mut self) -> &mut [T; FIRST] {
-        self
+    fn places_mut(&mut self) -> &mut [T] {
+        self.as_deref_mut().map_or(&mut [], |places| &mut places[..])
+    }
+    fn prepare(&mut self) {
+        *self = Some(Box::new(std::array::from_fn(|_| T::default())));
     }
 }
 
@@ -51,7 +61,7 @@ struct More<T>(Vec<Vec<T>>);
 /// Numbered places that never move, the last freed reused first: those are in the cache. The first few cost one load at
 /// most; the others are in chunks, so that growing copies nothing and leaves no holes behind.
 #[repr(C)]
-pub(super) struct Slab<T, F = Box<[T; FIRST]>> {
+pub(super) struct Slab<T, F = Near<T>> {
     free: u32,
     len: u32,
     more: Option<Box<More<T>>>,
@@ -59,7 +69,7 @@ pub(super) struct Slab<T, F = Box<[T; FIRST]>> {
 }
 
 /// A slab whose first places are in it.
-pub(super) type Inline<T> = Slab<T, [T; FIRST]>;
+pub(super) type Inline<T> = Slab<T, [T; 4]>;
 
 impl<T, F: First<T>> Default for Slab<T, F> {
     fn default() -> Slab<T, F> {
@@ -82,7 +92,10 @@ impl<T: Place, F: First<T>> Slab<T, F> {
     fn grow(&mut self) -> u32 {
         let at = self.len;
         self.len += 1;
-        if at as usize >= FIRST {
+        if at == 0 {
+            self.first.prepare();
+        }
+        if at as usize >= F::LEN {
             let more = self.more.get_or_insert_with(|| Box::new(More(Vec::new())));
             if more.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
                 more.0.push(Vec::with_capacity(CHUNK));
@@ -113,7 +126,7 @@ impl<T, F: First<T>> Index<u32> for Slab<T, F> {
     fn index(&self, at: u32) -> &T {
         let at = at as usize;
         match &self.more {
-            Some(more) if at >= FIRST => &more.0[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK],
+            Some(more) if at >= F::LEN => &more.0[(at - F::LEN) / CHUNK][(at - F::LEN) % CHUNK],
             _ => &self.first.places()[at],
         }
     }
@@ -124,7 +137,7 @@ impl<T, F: First<T>> IndexMut<u32> for Slab<T, F> {
     fn index_mut(&mut self, at: u32) -> &mut T {
         let at = at as usize;
         match &mut self.more {
-            Some(more) if at >= FIRST => &mut more.0[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK],
+            Some(more) if at >= F::LEN => &mut more.0[(at - F::LEN) / CHUNK][(at - F::LEN) % CHUNK],
             _ => &mut self.first.places_mut()[at],
         }
     }
