@@ -397,6 +397,21 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_bound_to_its_key() {
+        let stored = wrap("meta", b"gate.a", b"12345678");
+        assert_eq!(verified("meta", b"gate.a", &stored).unwrap(), b"12345678");
+        for (table, key) in [("meta", &b"gate.b"[..]), ("snapshot", b"gate.a"), ("meta", b"gate.")] {
+            assert_eq!(verified(table, key, &stored).unwrap_err().status(), Status::DataCorrupt);
+        }
+        assert!(verified("meta", b"gate.a", &stored[..3]).is_err());
+        for bit in 0..stored.len() * 8 {
+            let mut bad = stored.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(verified("meta", b"gate.a", &bad).unwrap_err().status(), Status::DataCorrupt, "bit {bit}");
+        }
+    }
+
+    #[test]
     fn missing_empty_and_foreign_are_refused_by_name() {
         let disk = CrashDisk::new(1);
         drop(RedbState::create(&disk, 5).unwrap());
