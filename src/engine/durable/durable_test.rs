@@ -559,12 +559,15 @@ fn the_writers_turn_is_passed_on() {
     let temporary = tempfile::tempdir().unwrap();
     let engine = Arc::new(open_real(&temporary.path().join("data"), Arc::default()).unwrap());
     let Ok(Outcome::Session { id, .. }) = engine.execute(&open_session("a", 1)) else { panic!() };
-    // Nothing here wakes the log thread: whoever finds a writer at work depends on being made the next one.
+    // Nothing here wakes the log thread, and nobody comes later: whoever finds a writer at work depends on being made the next one.
+    let together = Arc::new(std::sync::Barrier::new(8));
     let threads: Vec<_> = (0..8)
         .map(|n| {
-            let engine = engine.clone();
+            let (engine, together) = (engine.clone(), together.clone());
             std::thread::spawn(move || {
-                (0..100).all(|i| matches!(engine.execute(&acquire(id, n * 100 + i, None, HOUR, 0)), Ok(Outcome::Granted { .. })))
+                (0..100)
+                    .inspect(|_| drop(together.wait()))
+                    .all(|i| matches!(engine.execute(&acquire(id, n * 100 + i, None, HOUR, 0)), Ok(Outcome::Granted { .. })))
             })
         })
         .collect();
