@@ -1,6 +1,6 @@
 #!/bin/bash
 # The figures of the lock in process and of the durable lock, one JSON line each. Builds all it needs; needs cargo and a C++17 compiler.
-# Usage: run.sh [rounds] [1k|1m|all]; SHARDS sets the number of parts of our table, BENCH_DIR the directory for the durable lock (it
+# Usage: run.sh [rounds] [1k|1m|scale|all]; SHARDS sets the number of parts of our table, BENCH_DIR the directory for the durable lock (it
 # must be on a disk).
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -3,6 +3,7 @@
 //!
 //! `keys` locks are held by others all the while; each pair takes and gives back one of `keys` other names, at random.
 
+mod scale;
 mod tables;
 
 use std::sync::Barrier;
@@ -114,10 +115,19 @@ fn main() {
     let argument = |n| std::env::args().nth(n);
     let rounds = argument(1).and_then(|a| a.parse().ok()).unwrap_or(301);
     let keys = argument(2).unwrap_or_else(|| "all".to_owned());
+    if keys == "scale" {
+        scale::restore();
+        scale::expire();
+        return;
+    }
     if keys != "1k" {
         million(rounds);
     }
     if keys != "1m" {
         thousand(rounds * 10);
+    }
+    if keys == "all" {
+        scale::restore();
+        scale::expire();
     }
 }

@@ -61,7 +61,8 @@ pub struct Ours {
     spec: Spec,
 }
 
-struct Deaf;
+/// Hears nothing.
+pub struct Deaf;
 
 impl EventSink for Deaf {
     fn event(&self, _: Event) {}

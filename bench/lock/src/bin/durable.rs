@@ -28,8 +28,7 @@ const SLICE: usize = 40;
 const CLIENTS: usize = 64;
 
 fn open(path: &Path, sync_releases: bool) -> (Arc<DurableEngine>, SessionId) {
-    let options =
-        DurableOptions { params: Params::default(), segment_bytes: 16 << 20, snapshot_bytes: 64 << 20, sync_releases };
+    let options = DurableOptions { params: Params::default(), segment_bytes: 16 << 20, snapshot_bytes: 64 << 20, sync_releases };
     let owner = Owner { cluster_id: "bench", node_id: None, create: true };
     let mut rng = SystemRng::new().unwrap();
     let engine = DurableEngine::open(path, &owner, options, Arc::new(SystemClock), &mut rng, Arc::new(Deaf)).unwrap();
