@@ -445,7 +445,7 @@ typedef struct tenure_error {
   /**
    * One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
    */
-  uint8_t message[216];
+  char message[216];
 } tenure_error;
 
 /**

@@ -63,7 +63,7 @@ static int refusals;
     const int32_t got = (call);                                                                   \
     if (got != (want)) {                                                                          \
       fprintf(stderr, "%s:%d: %s\n  gave %s (%.200s), not %s\n", __FILE__, __LINE__, #call,       \
-              tenure_status_name(got), (const char *)err->message, tenure_status_name(want));     \
+              tenure_status_name(got), err->message, tenure_status_name(want));     \
       exit(1);                                                                                    \
     }                                                                                             \
     CHECK(err->status == got && err->struct_size == sizeof *err && err->message[0] != 0);         \

@@ -27,7 +27,7 @@
     const int32_t check_got = (call);                                                                                     \
     if (check_got != (want)) {                                                                                            \
       fprintf(stderr, "%s:%d: %s\n  gave %s (%s), not %s\n", __FILE__, __LINE__, #call, tenure_status_name(check_got),     \
-              (const char *)check_err.message, tenure_status_name(want));                                                 \
+              check_err.message, tenure_status_name(want));                                                 \
       exit(1);                                                                                                            \
     }                                                                                                                     \
   } while (0)

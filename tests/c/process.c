@@ -122,7 +122,7 @@ static int fds(const char *directory) {
   tenure_error e;
   tenure_test_inject(1, 0);
   if (tenure_node_session(node, NULL, &e) != TENURE_PANIC) {
-    dprintf(out, "no panic: %s\n", (const char *)e.message);
+    dprintf(out, "no panic: %s\n", e.message);
     return 1;
   }
 #endif
