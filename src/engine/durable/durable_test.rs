@@ -555,6 +555,54 @@ fn many_threads_share_their_syncs() {
 }
 
 #[test]
+fn a_release_waits_for_no_sync_of_others() {
+    let mut sim = Simulation::new(9, options());
+    let session = sim.session("a").unwrap();
+    let tokens: Vec<Token> = (0..2)
+        .map(|n| match sim.run(&acquire(session, n, None, HOUR, 0)) {
+            Ok(Outcome::Granted { token, .. }) => token,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let syncs = sim.engine.status().syncs;
+    sim.submit(&acquire(session, 5, None, HOUR, 0));
+    let release = sim.submit(&request(session, Op::Release { key: key(0), token: tokens[0] }));
+    sim.submit(&acquire(session, 6, None, HOUR, 0));
+    assert_eq!(sim.drain()[0].0, release, "it is answered first");
+    assert_eq!(sim.engine.status().syncs, syncs + 1, "the others share one sync");
+
+    // When the sync fails the release was answered all the same, and the others are told.
+    let release = sim.submit(&request(session, Op::Release { key: key(1), token: tokens[1] }));
+    let failing = sim.submit(&acquire(session, 7, None, HOUR, 0));
+    sim.disk.plan(2, Fault::Errno(libc::EIO));
+    let answers = sim.drain();
+    assert!(matches!(answers[..], [(first, Ok(Outcome::Released { .. })), (second, Err(_))] if (first, second) == (release, failing)));
+}
+
+#[test]
+fn a_completion_that_panics_takes_nobody_along() {
+    let temporary = tempfile::tempdir().unwrap();
+    let engine = open_real(&temporary.path().join("data"), Arc::default()).unwrap();
+    let Ok(Outcome::Session { id, .. }) = engine.execute(&open_session("a", 1)) else { panic!() };
+    let Ok(Outcome::Granted { token, .. }) = engine.execute(&acquire(id, 1, None, HOUR, 0)) else { panic!() };
+    // Both are in the queue before anybody leads, as when they come during a write.
+    let (tell, told) = std::sync::mpsc::channel();
+    lock(&engine.shared.queue).writing = true;
+    engine.submit(&acquire(id, 2, None, HOUR, 0), Box::new(move |answer| tell.send(answer).unwrap()));
+    engine.submit(&request(id, Op::Release { key: key(1), token }), Box::new(|_| panic!("a host's mistake")));
+    engine.submit(&request(SessionId(0), Op::Tick), Box::new(|_| panic!("another")));
+    let shared = engine.shared.clone();
+    assert!(std::thread::spawn(move || shared.lead()).join().is_err());
+    // And on the log thread.
+    engine.submit(&request(SessionId(0), Op::Tick), Box::new(|_| panic!("a third")));
+    let (again, told_again) = std::sync::mpsc::channel();
+    engine.submit(&acquire(id, 4, None, HOUR, 0), Box::new(move |answer| again.send(answer).unwrap()));
+    assert!(matches!(told_again.recv().unwrap(), Ok(Outcome::Granted { .. })));
+    assert!(matches!(told.recv().unwrap(), Ok(Outcome::Granted { .. })));
+    assert!(matches!(engine.execute(&acquire(id, 3, None, HOUR, 0)), Ok(Outcome::Granted { .. })), "the engine goes on");
+}
+
+#[test]
 fn the_writers_turn_is_passed_on() {
     let temporary = tempfile::tempdir().unwrap();
     let engine = Arc::new(open_real(&temporary.path().join("data"), Arc::default()).unwrap());
@@ -566,7 +614,7 @@ fn the_writers_turn_is_passed_on() {
             let (engine, together) = (engine.clone(), together.clone());
             std::thread::spawn(move || {
                 (0..100)
-                    .inspect(|_| drop(together.wait()))
+                    .inspect(|_| _ = together.wait())
                     .all(|i| matches!(engine.execute(&acquire(id, n * 100 + i, None, HOUR, 0)), Ok(Outcome::Granted { .. })))
             })
         })

@@ -1,5 +1,6 @@
 //! The writer: one log entry of everything that waits, written, applied, answered.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::*;
 use std::sync::{Arc, PoisonError};
 
@@ -113,6 +114,15 @@ fn is_new_work(op: &Op) -> bool {
 
 type Answers = Vec<(Done, Result<Outcome>)>;
 
+/// What an entry has led to.
+struct Written {
+    answers: Answers,
+    /// A tick is wanted sooner than it was.
+    nearer: bool,
+    /// The files want looking after.
+    upkeep: bool,
+}
+
 impl Shared {
     /// Whether an entry with this operation is answered only when it is on the disk.
     fn is_strict(&self, op: &Op) -> bool {
@@ -123,49 +133,84 @@ impl Shared {
         }
     }
 
-    /// Takes what waits, up to the size of one entry. The caller is the writer.
-    fn take(&self) -> Vec<Command> {
+    /// Adds what waits to `batch`, up to the size of one entry. The caller is the writer.
+    fn take(&self, batch: &mut Vec<Command>) {
+        let mut bytes: usize = batch.iter().map(|c| size(&c.request)).sum();
         let mut queue = lock(&self.queue);
-        let (mut count, mut bytes) = (0, 0);
-        for command in &queue.waiting {
+        let room = MAX_OPS.saturating_sub(batch.len());
+        let fits = |command: &&Command| {
             bytes += size(&command.request);
-            if count == MAX_OPS || (count > 0 && bytes > MAX_BYTES.min(self.options.segment_bytes as usize / 2)) {
-                break;
-            }
-            count += 1;
-        }
-        queue.waiting.drain(..count).collect()
+            bytes <= MAX_BYTES.min(self.options.segment_bytes as usize / 2)
+        };
+        let count = queue.waiting.iter().take(room).take_while(fits).count();
+        let alone = usize::from(batch.is_empty() && !queue.waiting.is_empty());
+        batch.extend(queue.waiting.drain(..count.max(alone)));
     }
 
-    /// Writes one entry, as the writer, and passes the role on.
+    /// Writes what waits, as the writer, and passes the role on.
+    ///
+    /// What need not be synced goes first, in an entry of its own: it is answered without waiting for the disk, and whoever goes on
+    /// from there is in time for the entry that is synced.
     pub(super) fn lead(self: &Arc<Self>) {
-        let unwind = Unwind(self);
-        let batch = self.take();
-        let mut answers: Answers = Vec::with_capacity(batch.len());
-        let (mut nearer, mut upkeep) = (false, false);
-        {
-            let mut writer = lock(&self.writer);
-            match self.commit(&mut writer, batch, &mut answers) {
-                Ok(moved) => nearer = moved,
-                Err(cause) => {
-                    drop(writer);
-                    self.poison(&cause);
-                    writer = lock(&self.writer);
-                }
-            }
-            upkeep |= self.wants_upkeep(&mut writer);
-        }
+        let mut batch = Vec::new();
+        self.take(&mut batch);
+        let (loose, strict): (Vec<_>, Vec<_>) = batch.into_iter().partition(|c| !self.is_strict(&c.request.op));
+        let mut panicked = Ok(());
+        batch = if loose.is_empty() || strict.is_empty() {
+            // One of them: all of the batch.
+            loose.into_iter().chain(strict).collect()
+        } else {
+            let written = self.write(loose);
+            // A completion's panic is its caller's, but those in `strict` wait for this thread.
+            panicked = catch_unwind(AssertUnwindSafe(|| self.tell(written)));
+            batch = strict;
+            self.take(&mut batch);
+            batch
+        };
+        let written = self.write(batch);
         self.hand_over();
-        std::mem::forget(unwind);
-        for (done, answer) in answers {
-            done.tell(answer);
+        self.tell(written);
+        if let Err(panic) = panicked {
+            resume_unwind(panic);
         }
-        if nearer {
+    }
+
+    /// Writes one entry. The caller is the writer.
+    fn write(&self, batch: Vec<Command>) -> Written {
+        let unwind = Unwind(self);
+        let mut written = Written { answers: Vec::with_capacity(batch.len()), nearer: false, upkeep: false };
+        let mut writer = lock(&self.writer);
+        match self.commit(&mut writer, batch, &mut written.answers) {
+            Ok(nearer) => {
+                written.nearer = nearer;
+                written.upkeep = self.wants_upkeep(&mut writer);
+            }
+            Err(cause) => {
+                drop(writer);
+                self.poison(&cause);
+            }
+        }
+        std::mem::forget(unwind);
+        written
+    }
+
+    /// Tells everybody, without any lock. A completion's panic goes on when all the others have been told.
+    fn tell(self: &Arc<Self>, written: Written) {
+        let mut panicked = None;
+        for (done, answer) in written.answers {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done.tell(answer))) {
+                panicked = Some(panic);
+            }
+        }
+        if written.nearer {
             self.delivery.sink().nearer_deadline();
         }
         self.delivery.deliver();
-        if upkeep {
+        if written.upkeep {
             self.start_upkeep();
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 
@@ -324,7 +369,11 @@ impl Shared {
                     }
                 }
             };
-            if work { self.lead() } else { self.sync_releases() }
+            let turn = || if work { self.lead() } else { self.sync_releases() };
+            if catch_unwind(AssertUnwindSafe(turn)).is_err() {
+                // A completion's: the engine's own end it. Others still depend on this thread.
+                tracing::error!("a completion panicked on the log thread");
+            }
         }
     }
 
