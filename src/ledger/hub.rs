@@ -183,10 +183,10 @@ impl Hub {
         if spec.lock_delay_ms > p.max_ttl_ms {
             return Err(Refusal::Invalid(Fault::LockDelay));
         }
-        if let Mode::Permits { count, limit } = spec.mode {
-            if count == 0 || count > limit || limit > AMOUNT_MAX {
-                return Err(Refusal::Invalid(Fault::Permits));
-            }
+        if let Mode::Permits { count, limit } = spec.mode
+            && (count == 0 || count > limit || limit > AMOUNT_MAX)
+        {
+            return Err(Refusal::Invalid(Fault::Permits));
         }
         if spec.reentrant && (keys != 1 || spec.mode != Mode::Exclusive) {
             return Err(Refusal::Invalid(Fault::Reentrant));

@@ -54,10 +54,12 @@ impl Shard {
             return cx.escalate();
         }
         let kind = terms.flags & (SHARED | PERMITS);
-        if let Some(extra) = self.extra(entry) {
-            if kind == PERMITS && extra.permit_users != 0 && extra.limit != terms.limit {
-                return refuse(Refusal::Invalid(Fault::PermitLimit));
-            }
+        if let Some(extra) = self.extra(entry)
+            && kind == PERMITS
+            && extra.permit_users != 0
+            && extra.limit != terms.limit
+        {
+            return refuse(Refusal::Invalid(Fault::PermitLimit));
         }
         self.settle(cx, entry, kind == PERMITS);
         let first = self.entries[entry].holds;

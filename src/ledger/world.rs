@@ -144,12 +144,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             for (_, home, record) in self.records_of(session) {
                 let shard = self.shards.shard(home);
                 let entry = shard.records[record].entry;
-                if !shard.records[record].is(WAITING) {
-                    if let Some((at, why)) = shard.lapse(&self.cx, record, now) {
-                        shard.lose(&mut self.cx, record, at, why, None);
-                        shard.pump(&mut self.cx, entry);
-                        shard.tidy(&mut self.cx, entry);
-                    }
+                if !shard.records[record].is(WAITING)
+                    && let Some((at, why)) = shard.lapse(&self.cx, record, now)
+                {
+                    shard.lose(&mut self.cx, record, at, why, None);
+                    shard.pump(&mut self.cx, entry);
+                    shard.tidy(&self.cx, entry);
                 }
             }
         }
@@ -261,7 +261,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             }
         }
         match (blocked, wait) {
-            (Some(obstacle), None) => return Outcome::Held(obstacle),
+            (Some(obstacle), None) => Outcome::Held(obstacle),
             (blocked, wait) => {
                 let first = hub.take_tokens(keys.len() as u64);
                 let asker = Asker { session, slot, req, flags };
@@ -319,10 +319,8 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 }
             }
         }
-        if !found {
-            if let Some(slot) = self.hub().sessions.find(session) {
-                slot.remember_cancelled(req);
-            }
+        if !found && let Some(slot) = self.hub().sessions.find(session) {
+            slot.remember_cancelled(req);
         }
         Outcome::Cancelled { was_granted }
     }
@@ -400,10 +398,10 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 record = shard.records[record].next();
             }
             if record != NONE {
-                if shard.records[record].is(REMEMBERED) {
-                    if let Some(slot) = shard.slot_of(&self.cx, record) {
-                        slot.settle(group.req, Outcome::WaitEnded(why));
-                    }
+                if shard.records[record].is(REMEMBERED)
+                    && let Some(slot) = shard.slot_of(&self.cx, record)
+                {
+                    slot.settle(group.req, Outcome::WaitEnded(why));
                 }
                 shard.drop_wait(&self.cx, record);
                 entries.push((home, entry));
