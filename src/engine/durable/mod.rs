@@ -12,6 +12,9 @@
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod durable_test;
 mod open;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod threads_test;
 mod upkeep;
 mod write;
 
