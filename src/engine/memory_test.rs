@@ -275,7 +275,7 @@ fn threads_exclude_each_other_and_all_get_served() {
 #[test]
 fn threads_and_time_leave_nothing_behind() {
     const THREADS: u64 = 5;
-    const ROUNDS: u64 = 1_500;
+    const ROUNDS: u64 = 6_000;
     let (engine, clock, log) = engine(8);
     let (asked, answered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let keeper = {
