@@ -174,7 +174,9 @@ impl Core {
 
     /// Every gate denies from now on, and its office is not campaigned for any more.
     pub(super) fn close_gates(&self) {
-        for gate in std::mem::take(&mut *self.gates.write().unwrap_or_else(PoisonError::into_inner)) {
+        // In a statement of its own: the lock is not held while a gate closes, which asks for the list of gates again.
+        let gates = std::mem::take(&mut *self.gates.write().unwrap_or_else(PoisonError::into_inner));
+        for gate in gates {
             gate.close(self);
         }
     }
