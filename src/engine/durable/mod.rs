@@ -24,7 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token};
+use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token, process};
 use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, Request, SessionInfo, Spec, Wait};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Identity, StateStore};
@@ -169,6 +169,8 @@ struct Shared {
 pub struct DurableEngine {
     shared: Arc<Shared>,
     log_thread: Mutex<Option<JoinHandle<()>>>,
+    /// The process that it belongs to.
+    generation: u64,
 }
 
 impl std::fmt::Debug for DurableEngine {
@@ -323,7 +325,11 @@ impl DurableEngine {
 
     /// Ends every wait with [`Status::Closed`], refuses everything from now on, and closes the log in good order. Blocks for a write that is
     /// under way. The data directory may be opened again afterwards.
+    /// In a forked child it does nothing: the files are the parent's, and so were the threads.
     pub fn close(&self) {
+        if process::check_generation(self.generation).is_err() {
+            return;
+        }
         self.shared.end(&Status::Closed.into());
         for thread in [&self.log_thread, &self.shared.upkeep_thread] {
             let thread = lock(thread).take();

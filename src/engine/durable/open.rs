@@ -112,6 +112,7 @@ impl DurableEngine {
         rng: &mut dyn Rng,
         sink: Arc<dyn EventSink>,
     ) -> Result<DurableEngine> {
+        process::watch_forks();
         let mut making = |disk: &Arc<dyn Disk>, disk_id| fill(disk, disk_id, &options, Box::new(SystemRng::new()?));
         let dir = DataDir::open(path, owner, rng, &mut making)?;
         let files = Files { disk: dir.disk().clone(), disk_id: dir.identity().disk_id, dir: Some(dir) };
@@ -168,7 +169,7 @@ impl DurableEngine {
             shared.keep_ballast(&mut writer)?;
             shared.set_wake(&lock(&shared.ledger), moved_ns);
         }
-        let mut engine = DurableEngine { shared, log_thread: Default::default() };
+        let mut engine = DurableEngine { shared, log_thread: Default::default(), generation: process::generation() };
         if threads {
             engine.shared.start_upkeep();
             let shared = engine.shared.clone();

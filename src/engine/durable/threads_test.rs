@@ -151,3 +151,30 @@ fn a_release_that_was_answered_early_is_synced_soon() {
     }
     assert!(!engine.shared.unsynced_release.load(SeqCst));
 }
+
+#[test]
+#[allow(unsafe_code)]
+fn dropping_it_in_a_forked_child_waits_for_nobody() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    let engine = open_real(&path, Arc::default()).unwrap();
+    // SAFETY: the child drops an object and leaves without handlers.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        drop(engine);
+        // SAFETY: as above.
+        unsafe { libc::_exit(0) };
+    }
+    let (start, mut code) = (Instant::now(), -1);
+    // SAFETY: asks after the child just made.
+    while unsafe { libc::waitpid(child, &mut code, libc::WNOHANG) } == 0 {
+        if start.elapsed() > Duration::from_secs(20) {
+            // SAFETY: the child just made.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            panic!("the child hangs");
+        }
+    }
+    assert_eq!(code, 0);
+    assert!(matches!(engine.execute(&open_session("a", 1)), Ok(Outcome::Session { .. })), "the parent's goes on");
+    assert_eq!(open_real(&path, Arc::default()).unwrap_err().status(), Status::DataLocked);
+}
