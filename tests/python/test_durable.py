@@ -33,8 +33,8 @@ def test_tokens_and_the_name_outlive_the_node(where):
 def test_a_killed_nodes_locks_run_out_and_its_tokens_are_never_given_again(where, until):
     code = (
         "import sys, tenure\n"
-        "node = tenure.Node(data_dir=sys.argv[1], session_ttl=1.0)\n"
-        "grants = [node.acquire(f'k{i}', ttl=1.0) for i in range(20)]\n"
+        "node = tenure.Node(data_dir=sys.argv[1], session_ttl=4.0)\n"
+        "grants = [node.acquire(f'k{i}', ttl=4.0) for i in range(20)]\n"
         "print(grants[-1].token, flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -46,7 +46,7 @@ def test_a_killed_nodes_locks_run_out_and_its_tokens_are_never_given_again(where
         assert len(node.locks()) == 20, "acknowledged grants survive a kill"
         assert node.holder("k0").token <= last
         assert node.try_acquire("k0") is None
-        taken = node.acquire("k0", timeout=20)
+        taken = node.acquire("k0", timeout=60)
         assert taken.token > last
         taken.release()
         until(lambda: node.locks() == [])
