@@ -129,7 +129,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "memory_shards",
         form: Form::Number(0, 65_536),
         default: "0",
-        text: "Parts into which an in-memory node divides its lock table, rounded up to a power of two; more let more threads work at once and take more of the cache. 0: 64 for each processor.",
+        text: "Parts into which an in-memory node divides its lock table, rounded up to a power of two; more let more threads work at once and take more of the cache. 0: 512 for each processor.",
     },
     Setting {
         name: "node_id",
