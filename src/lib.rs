@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod consensus;
 pub mod engine;
 #[cfg(feature = "capi")]
 pub mod ffi;
