@@ -33,6 +33,8 @@ pub enum Kind {
     Identity = 4,
     /// A metadata value.
     Meta = 5,
+    /// A message between members.
+    Consensus = 6,
 }
 
 fn config() -> impl bincode::config::Config {

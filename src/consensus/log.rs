@@ -233,8 +233,13 @@ impl RaftLogStorage<Config> for Log {
     }
 }
 
+impl Debug for Writing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writing").field("dead", &self.dead).finish_non_exhaustive()
+    }
+}
+
 /// The writer's own.
-#[derive(Debug)]
 struct Writing {
     store: Box<dyn LogStore>,
     dead: Option<Error>,

@@ -101,6 +101,11 @@ impl Roster {
         if s.log_end < acknowledged.max(k.settled) { Err(Refused::Old) } else { Ok(()) }
     }
 
+    /// Whether this very opening is the last one remembered.
+    pub fn is_known(&self, name: &str, s: &Sighting) -> bool {
+        self.known.get(name).is_some_and(|k| (k.disk, k.opens, k.boot) == (s.disk, s.opens, s.boot)) && !self.retired.contains(&s.disk)
+    }
+
     /// Whether this opening is in the records.
     pub fn has(&self, name: &str, s: &Sighting) -> bool {
         self.known.get(name).is_some_and(|k| k.disk == s.disk && k.opens >= s.opens)

@@ -1,0 +1,6 @@
+//! Members in one process, on one thread, on virtual time.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod basics;
+pub(crate) mod rig;
