@@ -184,14 +184,21 @@ impl Core {
 
     /// Asks a member, and checks who answers.
     pub async fn ask(self: &Arc<Core>, to: &Member, lane: Lane, ask: &Ask, records: &[Bytes], timeout: Duration) -> Result<Answer> {
+        let (sender, answer) = self.ask_anybody(to, lane, ask, records, timeout).await?;
+        if to.disk != 0 && sender.sighting.disk != to.disk {
+            return Err(super::roster::Refused::OtherDisk.error(&sender.name));
+        }
+        Ok(answer)
+    }
+
+    /// Asks whoever is there, and says who answered.
+    pub async fn ask_anybody(self: &Arc<Core>, to: &Member, lane: Lane, ask: &Ask, records: &[Bytes], timeout: Duration) -> Result<(Sender, Answer)> {
         let body = wire::ask(&self.me, ask, records)?;
         let bytes = self.transport.call(&to.name, &to.address, lane, body, timeout).await?;
         let (sender, answer) = wire::answered(bytes)?;
         self.admit(&sender)?;
-        if to.disk != 0 && sender.sighting.disk != to.disk {
-            return Err(super::roster::Refused::OtherDisk.error(&sender.name));
-        }
-        self.refused_by(answer)
+        let answer = self.refused_by(answer)?;
+        Ok((sender, answer))
     }
 
     /// What a peer says against this node itself ends it.

@@ -191,8 +191,8 @@ impl Index {
         found
     }
 
-    /// Bytes of the cache in use, for status.
-    pub fn cached(&self) -> usize {
+    #[cfg(test)]
+    fn cached(&self) -> usize {
         self.cached
     }
 }

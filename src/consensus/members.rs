@@ -51,20 +51,16 @@ async fn write_note(core: &Arc<Core>, note: &Note) -> Result<()> {
 
 /// Founds the cluster, if this node is the founder with the lowest name. It alone does, and only when all founders are there
 /// and none of them has a log: so there is one cluster, whoever starts first, and a node that lost its disk founds none.
+/// The other founders only look whether there is a cluster that they should be of and are not.
 pub(super) async fn found(core: Arc<Core>) {
     let mut founders = core.options.founders.clone();
     founders.sort();
-    if founders.first().is_none_or(|(name, _)| *name != core.options.name) {
-        return;
-    }
-    loop {
+    let mut ended = core.ended();
+    while !founders.is_empty() && ended.borrow_and_update().is_none() {
         match try_to_found(&core, &founders).await {
             Ok(true) => return,
             Ok(false) => {}
-            Err(error) => {
-                core.end(&error);
-                return;
-            }
+            Err(error) => core.end(&error),
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -73,26 +69,28 @@ pub(super) async fn found(core: Arc<Core>) {
 /// Whether there is nothing left to do.
 async fn try_to_found(core: &Arc<Core>, founders: &[(String, String)]) -> Result<bool> {
     let raft = core.raft()?;
-    if raft.is_initialized().await.map_err(fatal)? {
-        return Ok(true);
-    }
     let mut members = BTreeMap::from([(core.number, core.me.member())]);
+    let mut missing = false;
     for (name, address) in founders.iter().filter(|(name, _)| *name != core.options.name) {
+        if raft.is_initialized().await.map_err(fatal)? {
+            return Ok(true);
+        }
         let to = Member { name: name.clone(), address: address.clone(), disk: 0 };
         match probe(core, &to).await {
-            Ok((_, true)) => {
-                let error = Error::new(
-                    Status::DataForeign,
-                    format!("node {}: {name} belongs to a cluster already, and this node's data directory does not", core.options.name),
-                );
-                return Err(error);
+            Ok((_, Answer::Probed { founded: true, member: false })) => {
+                let me = &core.options.name;
+                return Err(Error::new(Status::DataForeign, format!("node {me}: {name} belongs to a cluster that does not know this data directory")));
             }
-            Ok((member, false)) => drop(members.insert(number_of(member.disk), member)),
+            Ok((_, Answer::Probed { founded: true, .. })) => missing = true,
+            Ok((member, _)) => drop(members.insert(number_of(member.disk), member)),
             Err(error) => {
                 tracing::debug!(%error, founder = %name, "not there yet");
-                return Ok(false);
+                missing = true;
             }
         }
+    }
+    if missing || founders.first().is_none_or(|(name, _)| *name != core.options.name) {
+        return Ok(false);
     }
     if members.len() != founders.len() {
         return Err(Error::new(Status::DataForeign, "two founders have the same data directory"));
@@ -106,15 +104,12 @@ async fn try_to_found(core: &Arc<Core>, founders: &[(String, String)]) -> Result
     }
 }
 
-async fn probe(core: &Arc<Core>, to: &Member) -> Result<(Member, bool)> {
-    let body = super::wire::ask(&core.me, &Ask::Probe, &[])?;
-    let bytes = core.transport.call(&to.name, &to.address, Lane::Control, body, PROBE_TIMEOUT).await?;
-    let (sender, answer) = super::wire::answered(bytes)?;
-    core.admit(&sender)?;
+/// Asks a founder who it is. What it has against this node ends this node.
+async fn probe(core: &Arc<Core>, to: &Member) -> Result<(Member, Answer)> {
+    let (sender, answer) = core.ask_anybody(to, Lane::Control, &Ask::Probe, &[], PROBE_TIMEOUT).await?;
     match answer {
-        Answer::Probed { founded } if sender.name == to.name => Ok((Member { address: to.address.clone(), ..sender.member() }, founded)),
-        Answer::Failed(failure) => Err(failure.into()),
-        _ => Err(Error::new(Status::DataForeign, format!("{} answers where {} was expected", sender.name, to.name))),
+        Answer::Probed { .. } if sender.name == to.name => Ok((Member { address: to.address.clone(), ..sender.member() }, answer)),
+        _ => Err(Error::new(Status::Unavailable, format!("{} answers where {} was expected", sender.name, to.name))),
     }
 }
 
@@ -135,6 +130,32 @@ pub(super) async fn join(core: Arc<Core>) {
             Err(error) => tracing::debug!(%error, seed = %to.address, "not let in yet"),
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Tells the leader who this is, until one has taken note: a node that may not take part is told so even when nobody hears
+/// anything else from it.
+pub(super) async fn introduce(core: Arc<Core>) {
+    let Ok(raft) = core.raft() else { return };
+    let mut roles = raft.server_metrics();
+    let mut ended = core.ended();
+    while ended.borrow_and_update().is_none() {
+        match core.role() {
+            Role::Leader { .. } => return core.admit(&core.me).map_or_else(|refused| core.end(&refused), |()| ()),
+            Role::Follower { leader } => {
+                if let Some(member) = core.member(leader)
+                    && core.ask(&member, Lane::Control, &Ask::Probe, &[], PROBE_TIMEOUT).await.is_ok()
+                {
+                    return;
+                }
+            }
+            Role::Lost => {}
+        }
+        tokio::select! {
+            _ = roles.changed() => tokio::time::sleep(RETRY).await,
+            _ = ended.changed() => {}
+            () = tokio::time::sleep(PROBE_TIMEOUT) => {}
+        }
     }
 }
 

@@ -125,6 +125,7 @@ impl Running {
         parts.server.bind(&core);
         drop(tokio::spawn(watch(core.clone())));
         drop(tokio::spawn(super::pump::run(core.clone())));
+        drop(tokio::spawn(members::introduce(core.clone())));
         drop(tokio::spawn(members::found(core.clone())));
         if !core.raft()?.is_initialized().await.map_err(serve::fatal)? {
             drop(tokio::spawn(members::join(core.clone())));
@@ -292,7 +293,8 @@ impl Consensus {
     pub fn close(&self) {
         let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stop) = stop {
-            drop(stop.send(()));
+            // A thread that has gone needs no telling.
+            let _ = stop.send(());
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

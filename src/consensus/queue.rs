@@ -90,7 +90,8 @@ impl Batch {
         self.waiting.iter().flatten().map(|(deadline, _)| *deadline).min()
     }
 
-    pub fn is_answered(&self) -> bool {
+    #[cfg(test)]
+    fn is_answered(&self) -> bool {
         self.waiting.iter().all(Option::is_none)
     }
 }

@@ -109,7 +109,7 @@ async fn answer(core: &Arc<Core>, sender: &Sender, ask: Ask, records: Vec<Bytes>
         },
         Ask::Probe => {
             let founded = raft.is_initialized().await.map_err(fatal)?;
-            Answer::Probed { founded }
+            Answer::Probed { founded, member: core.member(wire::number_of(sender.sighting.disk)).is_some() }
         }
         Ask::Join => match core.role() {
             Role::Leader { .. } => done(members::admit_member(core, sender.member()).await),

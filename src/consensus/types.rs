@@ -84,7 +84,6 @@ impl RaftTypeConfig for Config {
 pub(super) type LogId = openraft::alias::LogIdOf<Config>;
 pub(super) type Vote = openraft::alias::VoteOf<Config>;
 pub(super) type Entry = openraft::alias::EntryOf<Config>;
-pub(super) type Payload = <Config as RaftTypeConfig>::Payload;
 pub(super) type Membership = openraft::Membership<u64, Member>;
 pub(super) type StoredMembership = openraft::alias::StoredMembershipOf<Config>;
 pub(super) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Config>;

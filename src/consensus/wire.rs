@@ -114,8 +114,8 @@ pub(super) enum Answer {
     ReadFrom(u64),
     /// Where the leader can be reached, if known. Nothing was done.
     NotLeader(Option<String>),
-    /// Whether the node has a log.
-    Probed { founded: bool },
+    /// Whether the node has a log, and whether the asker is a member by it.
+    Probed { founded: bool, member: bool },
     Done,
     Failed(Failure),
 }

@@ -261,7 +261,11 @@ async fn a_disk_that_was_wiped_copied_or_doubled_is_refused() {
     // Its own disk again: welcome, opened once more.
     rig.hosts[victim].log = good;
     rig.boot(victim).await.unwrap();
-    rig.converge().await;
+    eventually("its start is remembered", || {
+        let me = &rig.core(victim).me;
+        (0..3).all(|i| rig.core(i).shared.live().state.roster.is_known(&me.name, &me.sighting))
+    })
+    .await;
     // A twin: the same disk, opened as often, by another process.
     rig.kill(victim).await;
     rig.hosts[victim].opens -= 1;

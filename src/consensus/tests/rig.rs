@@ -180,6 +180,7 @@ pub(crate) struct Rig {
     pub snapshot_after: u64,
     pub timeout: Duration,
     founders: Vec<String>,
+    seq: std::sync::atomic::AtomicU64,
 }
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -200,7 +201,7 @@ impl Rig {
         let net = Net::default();
         net.0.lock().unwrap().rng = Some(SeededRng::new(rng.next_u64()));
         let names: Vec<String> = (0..count).map(|i| char::from(b'a' + i as u8).to_string()).collect();
-        let mut rig = Rig { net, hosts: Vec::new(), rng, snapshot_after: u64::MAX, timeout: Duration::from_secs(2), founders: names.clone() };
+        let mut rig = Rig { net, hosts: Vec::new(), rng, snapshot_after: u64::MAX, timeout: Duration::from_secs(2), founders: names.clone(), seq: 0.into() };
         for name in names {
             rig.add(&name);
         }
@@ -313,7 +314,9 @@ impl Rig {
     }
 
     pub async fn acquire(&self, i: usize, session: SessionId, key: &str) -> Result<Token> {
-        match self.execute(i, session, acquire(key, None, 1)).await? {
+        // A number of its own, so that it is tried again when a leader goes away in between.
+        let seq = self.seq.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        match self.submit(i, session, seq, acquire(key, None, seq)).await.unwrap()? {
             Outcome::Granted { token, .. } => Ok(token),
             other => Err(Error::new(Status::Held, format!("{other:?}"))),
         }
