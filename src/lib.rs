@@ -8,16 +8,18 @@
 //! | [`gate`] | permits, epochs and the hot path: may this process acknowledge a write now? |
 //! | [`store`] | what survives the process: data directory, write-ahead log, snapshots |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
+//! | [`net`] | processes talk: frames, identities, TLS, connections that come back |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 //! | [`node`] | what a host opens: sessions, grants, gates, events |
 #![deny(unsafe_code)]
 
 pub mod base;
 pub mod engine;
+pub mod gate;
 #[cfg(feature = "capi")]
 #[path = "ffi/gate_cold.rs"]
 mod gate_cold;
-pub mod gate;
 pub mod ledger;
+pub mod net;
 pub mod node;
 pub mod store;
