@@ -25,7 +25,8 @@ pub type Call = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
 /// How messages get to other members.
 pub trait Transport: Send + Sync {
     /// Asks the node at `address`, which must be `name` unless that is empty, and waits for its answer at most this long.
-    /// Questions of one lane to one node that are asked in order arrive in order, unless one of them fails.
+    /// Questions of one lane to one node that are asked in order arrive in order, unless one of them fails. [`Status::Io`] says that
+    /// the question was certainly not sent.
     fn call(&self, name: &str, address: &str, lane: Lane, body: Vec<u8>, timeout: Duration) -> Call;
 }
 
@@ -40,10 +41,11 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Answers one message. To be polled inside the member's runtime.
-    pub fn serve(&self, body: Bytes) -> Call {
+    /// Answers one message. `from` is who the connection has been found to be with: name and disk. To be polled inside the
+    /// member's runtime.
+    pub fn serve(&self, from: Option<(String, u128)>, body: Bytes) -> Call {
         match self.0.get() {
-            Some(core) => Box::pin(super::serve::serve(core.clone(), body)),
+            Some(core) => Box::pin(super::serve::serve(core.clone(), from, body)),
             None => Box::pin(async { Err(Error::new(Status::Unavailable, "the node is starting")) }),
         }
     }

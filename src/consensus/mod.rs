@@ -8,6 +8,7 @@ mod change;
 mod core;
 mod form;
 mod journal;
+mod link;
 mod log;
 mod machine;
 mod members;
@@ -27,6 +28,7 @@ mod types;
 mod wire;
 
 pub use self::core::{Call, Options, Server, Timing, Transport};
+pub use link::{Introduction, Links};
 pub use machine::Observer;
 pub use node::{Consensus, MemberStatus, Parts, Status};
 pub use queue::{Bounds, Done};

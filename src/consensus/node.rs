@@ -204,11 +204,15 @@ async fn watch(core: Arc<Core>) {
 }
 
 impl Consensus {
-    /// Opens a member on a thread of its own. `parts` is called inside the member's runtime, before the first message is sent.
+    /// Opens a member on a thread of its own. `prepare` runs inside the member's runtime, before the first message is sent; it may
+    /// correct the options, as with the address at which it has come to listen.
     ///
     /// # Errors
-    /// What `parts` answers, and opening the log, the snapshot or the thread.
-    pub fn open(options: Options, parts: impl FnOnce() -> Result<Parts> + Send + 'static) -> Result<Consensus> {
+    /// What `prepare` answers, and opening the log, the snapshot or the thread.
+    pub fn open<F>(prepare: impl FnOnce() -> F + Send + 'static) -> Result<Consensus>
+    where
+        F: Future<Output = Result<(Options, Parts)>>,
+    {
         let (tell, told) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = process::spawn("tenure-raft", move || {
@@ -217,8 +221,8 @@ impl Consensus {
                 Err(e) => return drop(tell.send(Err(Error::io("starting the runtime", &e)))),
             };
             runtime.block_on(async {
-                let started = match parts() {
-                    Ok(parts) => Running::start(options, parts).await,
+                let started = match prepare().await {
+                    Ok((options, parts)) => Running::start(options, parts).await,
                     Err(error) => Err(error),
                 };
                 match started {
@@ -242,6 +246,14 @@ impl Consensus {
     /// waited for: its end is an event.
     pub fn submit(&self, request: Request, done: Done) {
         self.core.queue.submit(request, self.core.options.timeout, done);
+    }
+
+    /// Calls `body` on the consensus thread after this time, unless the member ends before.
+    pub fn after(&self, time: Duration, body: impl FnOnce() + Send + 'static) {
+        drop(self.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            body();
+        }));
     }
 
     /// Reads the ledger as of now or later: everything that was answered before this call, by any member, is seen.

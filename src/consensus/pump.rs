@@ -154,7 +154,7 @@ async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Reques
         Err(error) => {
             tracing::debug!(node = %core.me.name, %error, "operations were handed to the leader without an answer");
             tokio::time::sleep(PAUSE).await;
-            core.queue.put_back(batch, true);
+            core.queue.put_back(batch, error.status() != Status::Io);
         }
     }
     core.queue.stirred.notify_one();

@@ -26,8 +26,11 @@ pub(super) fn fatal(error: impl std::fmt::Display) -> Error {
 }
 
 /// Answers one message.
-pub(super) async fn serve(core: Arc<Core>, body: Bytes) -> Result<Bytes> {
+pub(super) async fn serve(core: Arc<Core>, from: Option<(String, u128)>, body: Bytes) -> Result<Bytes> {
     let (sender, ask, records) = wire::asked(body)?;
+    if from.is_some_and(|(name, disk)| (name.as_str(), disk) != (sender.name.as_str(), sender.sighting.disk)) {
+        return Err(Error::new(Status::InvalidArgument, "a message under another name than its connection"));
+    }
     let answer = match core.admit(&sender) {
         Ok(()) => answer(&core, &sender, ask, records).await?,
         Err(refused) => Answer::Failed((&refused).into()),

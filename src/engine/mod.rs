@@ -5,6 +5,7 @@ mod memory;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod memory_test;
+mod raft;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::base::{Key, Result, SessionId, Token};
 use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
 
 pub use memory::MemoryEngine;
+pub use raft::{RaftEngine, RaftOptions};
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
 pub type Completion = Box<dyn FnOnce(Result<Outcome>) + Send>;
@@ -39,6 +41,8 @@ pub trait EventSink: Send + Sync {
 pub enum Engine {
     /// In this process's memory, gone when it ends.
     Memory(MemoryEngine),
+    /// Replicated: this node is a member of a cluster.
+    Raft(RaftEngine),
 }
 
 /// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
@@ -51,6 +55,7 @@ impl Engine {
     pub fn execute(&self, request: &Request) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.execute(request),
+            Engine::Raft(engine) => engine.execute(request),
         }
     }
 
@@ -58,6 +63,7 @@ impl Engine {
     pub fn submit(&self, request: &Request, done: Completion) {
         match self {
             Engine::Memory(engine) => engine.submit(request, done),
+            Engine::Raft(engine) => engine.submit(request, done),
         }
     }
 
@@ -69,6 +75,7 @@ impl Engine {
     pub fn try_acquire(&self, session: SessionId, key: &Key, spec: &Spec, req: u64) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Raft(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
 
@@ -80,6 +87,7 @@ impl Engine {
     pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.release(session, key, token),
+            Engine::Raft(engine) => engine.release(session, key, token),
         }
     }
 
@@ -90,6 +98,7 @@ impl Engine {
     pub fn tick(&self) -> Result<()> {
         match self {
             Engine::Memory(engine) => engine.tick(),
+            Engine::Raft(engine) => engine.tick(),
         }
     }
 
@@ -97,6 +106,8 @@ impl Engine {
     pub fn next_tick(&self) -> Option<Duration> {
         match self {
             Engine::Memory(engine) => engine.next_tick(),
+            // The leader moves the clock, whoever that is.
+            Engine::Raft(_) => None,
         }
     }
 
@@ -104,6 +115,7 @@ impl Engine {
     pub fn close(&self) {
         match self {
             Engine::Memory(engine) => engine.close(),
+            Engine::Raft(engine) => engine.close(),
         }
     }
 
@@ -114,6 +126,7 @@ impl Engine {
     pub fn lock(&self, key: &Key) -> Result<Option<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.lock(key),
+            Engine::Raft(engine) => engine.lock(key),
         }
     }
 
@@ -124,6 +137,7 @@ impl Engine {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.locks(prefix, after, limit),
+            Engine::Raft(engine) => engine.locks(prefix, after, limit),
         }
     }
 
@@ -134,6 +148,7 @@ impl Engine {
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         match self {
             Engine::Memory(engine) => engine.sessions(),
+            Engine::Raft(engine) => engine.sessions(),
         }
     }
 
@@ -144,6 +159,7 @@ impl Engine {
     pub fn counts(&self) -> Result<Counts> {
         match self {
             Engine::Memory(engine) => engine.counts(),
+            Engine::Raft(engine) => engine.counts(),
         }
     }
 }

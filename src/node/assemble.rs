@@ -33,6 +33,6 @@ pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink
 /// Where the gates' epochs are remembered: as long as what the engine holds.
 pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
-        Engine::Memory(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Memory(_) | Engine::Raft(_) => Arc::new(MemoryEpochs::default()),
     }
 }

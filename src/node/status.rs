@@ -52,6 +52,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         node_id: core.id.to_string(),
         form: match core.engine {
             Engine::Memory(_) => "memory",
+            Engine::Raft(_) => "raft",
         },
         state,
         poisoned: core.poison_text().to_owned(),

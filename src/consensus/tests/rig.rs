@@ -130,7 +130,7 @@ impl Transport for Wire {
                 }
                 let server = net.0.lock().unwrap().servers.get(&to).cloned().ok_or_else(|| Error::new(Status::Io, "refused"))?;
                 assert!(name.is_empty() || name == to, "in these tests a node's address is its name");
-                let answer = server.serve(Bytes::from(body)).await?;
+                let answer = server.serve(None, Bytes::from(body)).await?;
                 tokio::time::sleep(net.delay()).await;
                 if !net.carries(&to, &me) {
                     return std::future::pending().await;
