@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,6 +133,8 @@ pub(super) struct Core {
     pub raft: OnceLock<Raft>,
     /// By member, one more than the last index that it has acknowledged to this leader, in this term.
     acknowledged: Mutex<(u64, BTreeMap<u64, u64>)>,
+    /// Openings of members that were admitted. What such a one acknowledges from then on says nothing against it.
+    admitted: Mutex<BTreeSet<(u64, u64)>>,
     /// Nodes whose sighting is being noted.
     pub noting: Mutex<BTreeSet<(String, u64)>>,
     /// Why this node's part has ended.
@@ -152,6 +154,7 @@ impl Core {
             stamper: Mutex::new(stamper),
             raft: OnceLock::new(),
             acknowledged: Mutex::default(),
+            admitted: Mutex::default(),
             noting: Mutex::default(),
             ended: watch::Sender::new(None),
             incoming: tokio::sync::Mutex::default(),
@@ -222,19 +225,26 @@ impl Core {
             Role::Leader { term } => Some(term),
             _ => None,
         };
+        let opening = (number_of(sender.sighting.disk), sender.sighting.boot);
+        // Every message comes through here before it counts, so at the first one of an opening this is what earlier ones have had.
         let acknowledged = match term {
-            Some(term) => self.acknowledged(term).get(&number_of(sender.sighting.disk)).copied().unwrap_or(0),
-            None => 0,
+            Some(term) if !self.admitted().contains(&opening) => self.acknowledged(term).get(&opening.0).copied().unwrap_or(0),
+            _ => 0,
         };
         let live = self.shared.live();
         let roster = &live.state.roster;
         roster.check(&sender.name, &sender.sighting, acknowledged).map_err(|refused| refused.error(&sender.name))?;
         let note = term.is_some() && !roster.has(&sender.name, &sender.sighting);
         drop(live);
+        self.admitted().insert(opening);
         if note {
             super::members::note_sighting(self, sender);
         }
         Ok(())
+    }
+
+    fn admitted(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What followers have acknowledged, as far as this leader of this term knows.

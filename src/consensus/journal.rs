@@ -15,7 +15,7 @@ use crate::store::LogStore;
 
 const STATE_CAP: usize = 512;
 /// Bytes of recent entries that are kept in memory, for those who follow closely and for snapshots.
-const CACHE: usize = 8 << 20;
+const CACHE: usize = 12 << 20;
 
 /// The raft state beside the entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -120,7 +120,6 @@ impl Index {
         self.cached += record.len();
         self.slots.push_back(Slot { number: self.next, term: place.term, leader: place.leader, record: Some(record) });
         self.next += 1;
-        self.marks.end = self.end();
         while self.cached > CACHE && self.cold + 1 < self.slots.len() {
             self.cached -= self.slots[self.cold].record.take().map_or(0, |r| r.len());
             self.cold += 1;
@@ -153,7 +152,6 @@ impl Index {
     /// Forgets the entries from `end` on.
     pub fn truncate(&mut self, end: u64) {
         self.drop_after(end);
-        self.marks.end = self.end();
     }
 
     /// Forgets the entries up to `upto`, which may be after the last one.
@@ -162,11 +160,11 @@ impl Index {
             self.marks.purged = Some(upto);
         }
         self.drop_before(upto.index + 1);
-        self.marks.end = self.end();
     }
 
     /// The record of the state, which gets the next number, and the last number that is not needed once it is written.
     pub fn state_record(&mut self) -> Result<(Bytes, u64)> {
+        self.marks.end = self.end();
         let mut out = BytesMut::with_capacity(64);
         out.put_u8(STATE);
         out.put_slice(&codec::encode(Kind::Meta, &self.marks)?);
@@ -244,6 +242,19 @@ mod tests {
             assert_eq!(back.last(), index.last());
             assert_eq!(back.find(0, 100, usize::MAX).len(), 5);
         }
+    }
+
+    #[test]
+    fn a_vote_after_a_restart_keeps_the_entries() {
+        let mut log = MemoryLog::default();
+        let mut index = Index::load(&log).unwrap();
+        mark(&mut log, &mut index);
+        write(&mut log, &mut index, 0..9);
+        let mut again = Index::load(&log).unwrap();
+        again.marks.vote = Some(Ballot { term: 2, node: 1, won: false });
+        mark(&mut log, &mut again);
+        write(&mut log, &mut again, 9..11);
+        assert_eq!(Index::load(&log).unwrap().end(), 11);
     }
 
     #[test]

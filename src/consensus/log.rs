@@ -25,6 +25,10 @@ use crate::store::LogStore;
 
 /// Most bytes of entries in one answer to who reads the log.
 const READ_BUDGET: usize = 1 << 20;
+/// Most bytes of entries in one answer to who replays the log.
+const REPLAY_BUDGET: usize = 8 << 20;
+/// What is committed is written down after so many entries.
+const MARK_EVERY: u64 = 64;
 /// Most records that are written together.
 const GROUP: usize = 4096;
 
@@ -33,7 +37,7 @@ type TellRecords = Box<dyn FnOnce(Result<Vec<Bytes>>) + Send>;
 
 enum Job {
     /// Writes these records and syncs; the last number that is no longer needed afterwards may be given up.
-    Write { records: Vec<Bytes>, give_up: Option<u64>, tell: Option<Tell> },
+    Write { records: Vec<Bytes>, give_up: Option<u64>, tell: Tell },
     Read { numbers: Vec<u64>, tell: TellRecords },
     Close { tell: Tell },
 }
@@ -56,6 +60,8 @@ impl Debug for Job {
 struct Inner {
     index: Index,
     writer: Writer,
+    /// Entries since what is committed was last written down.
+    unmarked: u64,
 }
 
 /// The log of this node. Clones are the same log.
@@ -75,11 +81,11 @@ impl Log {
         let index = Index::load(store.as_ref())?;
         let writing = Writing { store, dead: None };
         if inline {
-            return Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Inline(Box::new(writing)) }))), None));
+            return Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Inline(Box::new(writing)), unmarked: 0 }))), None));
         }
         let (jobs, queue) = channel();
         let thread = process::spawn("tenure-log", move || run(writing, &queue))?;
-        Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Thread(jobs) }))), Some(thread)))
+        Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Thread(jobs), unmarked: 0 }))), Some(thread)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,10 +126,10 @@ impl Log {
         }
     }
 
-    /// The records of entries `start..end`, at least one and at most about a mebibyte. Blocks; not for the consensus thread.
+    /// The records of entries `start..end`, at least one and not too many. Blocks; not for the consensus thread.
     pub fn read_blocking(&self, start: u64, end: u64) -> Result<Vec<Bytes>> {
         let (tell, told) = channel();
-        self.fetch(start, end, READ_BUDGET, Box::new(move |records| drop(tell.send(records))));
+        self.fetch(start, end, REPLAY_BUDGET, Box::new(move |records| drop(tell.send(records))));
         told.recv().unwrap_or_else(|_| Err(Error::new(Status::Poisoned, "the log's thread has ended")))
     }
 
@@ -138,16 +144,13 @@ impl Log {
     async fn mark(&self, give_up: bool, change: impl FnOnce(&mut Index)) -> io::Result<()> {
         let (tell, told) = oneshot::channel();
         let tell: Tell = Box::new(move |done| drop(tell.send(done.clone())));
-        self.mark_with(give_up, Some(tell), change)?;
+        {
+            let mut inner = self.lock();
+            change(&mut inner.index);
+            let (record, unneeded) = inner.index.state_record().map_err(|e| to_io(&e))?;
+            inner.writer.give(Job::Write { records: vec![record], give_up: give_up.then_some(unneeded), tell });
+        }
         told.await.map_err(io::Error::other)?.map_err(|e| to_io(&e))
-    }
-
-    fn mark_with(&self, give_up: bool, tell: Option<Tell>, change: impl FnOnce(&mut Index)) -> io::Result<()> {
-        let mut inner = self.lock();
-        change(&mut inner.index);
-        let (record, unneeded) = inner.index.state_record().map_err(|e| to_io(&e))?;
-        inner.writer.give(Job::Write { records: vec![record], give_up: give_up.then_some(unneeded), tell });
-        Ok(())
     }
 
     /// Ends the log in good order; the writer's thread leaves.
@@ -199,8 +202,9 @@ impl RaftLogStorage<Config> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        // Nobody waits: it becomes durable with whatever is synced next, and what a restart does not find it learns from the leader.
-        self.mark_with(false, None, |index| index.marks.committed = committed.map(Place::from))
+        // It is written with the entries that come later, now and then: what a restart does not find it learns from the leader.
+        self.lock().index.marks.committed = committed.map(Place::from);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -219,8 +223,13 @@ impl RaftLogStorage<Config> for Log {
             inner.index.push(entry.log_id.into(), record.clone()).map_err(|e| to_io(&e))?;
             records.push(record);
         }
+        inner.unmarked += records.len() as u64;
+        if inner.unmarked >= MARK_EVERY {
+            inner.unmarked = 0;
+            records.push(inner.index.state_record().map_err(|e| to_io(&e))?.0);
+        }
         let tell: Tell = Box::new(move |done| callback.io_completed(done.clone().map_err(|e| to_io(&e))));
-        inner.writer.give(Job::Write { records, give_up: None, tell: Some(tell) });
+        inner.writer.give(Job::Write { records, give_up: None, tell });
         Ok(())
     }
 
@@ -286,7 +295,7 @@ impl Writing {
             match job {
                 Job::Write { records: more, give_up: upto, tell } => {
                     records.extend(more);
-                    tells.extend(tell);
+                    tells.push(tell);
                     give_up = give_up.max(upto);
                 }
                 Job::Read { numbers, tell } => {
@@ -307,7 +316,7 @@ impl Writing {
     }
 
     fn flush(&mut self, records: &mut Vec<Bytes>, tells: &mut Vec<Tell>, give_up: &mut Option<u64>) {
-        let done = self.write(&std::mem::take(records), !tells.is_empty(), give_up.take());
+        let done = self.write(&std::mem::take(records), give_up.take());
         if let Err(error) = &done
             && self.dead.is_none()
         {
@@ -319,15 +328,13 @@ impl Writing {
         }
     }
 
-    fn write(&mut self, records: &[Bytes], sync: bool, give_up: Option<u64>) -> Result<()> {
+    fn write(&mut self, records: &[Bytes], give_up: Option<u64>) -> Result<()> {
         if let Some(error) = &self.dead {
             return Err(error.clone());
         }
         if !records.is_empty() {
             let records: Vec<&[u8]> = records.iter().map(|r| &r[..]).collect();
             self.store.append(self.store.last_index() + 1, &records)?;
-        }
-        if sync {
             self.store.sync()?;
         }
         match give_up {
@@ -338,15 +345,15 @@ impl Writing {
 
     fn read(&self, numbers: &[u64]) -> Result<Vec<Bytes>> {
         let mut records = Vec::with_capacity(numbers.len());
-        let mut rest = numbers;
-        while let Some(&start) = rest.first() {
-            let run = rest.iter().zip(start..).take_while(|(have, want)| **have == *want).count();
-            self.store.read(start..=start + run as u64 - 1, &mut |_, bytes| {
+        let (Some(&first), Some(&last)) = (numbers.first(), numbers.last()) else { return Ok(records) };
+        // One pass over all of it: between entries there are only a few records of other kinds.
+        let mut wanted = numbers.iter().peekable();
+        self.store.read(first..=last, &mut |number, bytes| {
+            if wanted.next_if(|w| **w == number).is_some() {
                 records.push(Bytes::copy_from_slice(bytes));
-                Ok(())
-            })?;
-            rest = &rest[run..];
-        }
+            }
+            Ok(())
+        })?;
         Ok(records)
     }
 }

@@ -107,7 +107,7 @@ impl Running {
     pub async fn start(options: Options, parts: Parts) -> Result<Running> {
         let (log, log_thread) = Log::open(parts.log, options.inline)?;
         let (base, inline) = (parts.state.clone(), options.inline);
-        let live = match snapshot::aside(inline, "tenure-snap-load", move || snapshot::load(base.as_ref())).await? {
+        let live = match snapshot::aside(inline, "tenure-snap-get", move || snapshot::load(base.as_ref())).await? {
             Some((about, state)) => Live { state, seated: about.seated.try_into()? },
             None => Live { state: super::change::State::new(options.params), seated: StoredMembership::default() },
         };

@@ -22,8 +22,6 @@ use crate::ledger::{Entry, Op, Request};
 const DEPTH: usize = 2;
 /// Batches that may be on their way to the leader at once.
 const FORWARD_DEPTH: usize = 4;
-/// Nothing is tried again sooner than this.
-const PAUSE: Duration = Duration::from_millis(3);
 /// The clock is moved at least this often while something can run out.
 const TICK_MAX_MS: u64 = 500;
 
@@ -42,9 +40,10 @@ pub(super) async fn run(core: Arc<Core>) {
             return;
         }
         let late = core.queue.sweep();
-        let role = core.role();
+        let (role, held) = (core.role(), core.queue.held());
         let mut wake = late.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         match role {
+            _ if held.is_some() => wake = held.map_or(wake, |h| wake.min(h)),
             Role::Leader { term } => {
                 if core.queue.under_way() < DEPTH
                     && let Some(batch) = core.queue.take()
@@ -125,17 +124,7 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
     if let Err(error) = sent {
         core.end(&error);
     }
-    settle(core).await;
     stamp.ticks_ms
-}
-
-/// Lets a refusal come back before the next try, so that a leader without its majority is not asked in a tight loop.
-async fn settle(core: &Core) {
-    tokio::task::yield_now().await;
-    let leads = core.raft().is_ok_and(|raft| raft.server_metrics().borrow_watched().state.is_leader());
-    if core.queue.under_way() == 0 && !core.queue.is_empty() && leads {
-        tokio::time::sleep(PAUSE).await;
-    }
 }
 
 async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>) {
@@ -146,14 +135,10 @@ async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Reques
             Told::Outcome(outcome) => Ok(outcome),
             Told::Failed(failure) => Err(failure.into()),
         })),
-        Ok(Answer::NotLeader(_)) => {
-            tokio::time::sleep(PAUSE).await;
-            core.queue.put_back(batch, false);
-        }
+        Ok(Answer::NotLeader(_)) => core.queue.put_back(batch, false),
         Ok(other) => batch.fail(&Error::new(Status::Internal, format!("an answer that does not fit: {other:?}"))),
         Err(error) => {
             tracing::debug!(node = %core.me.name, %error, "operations were handed to the leader without an answer");
-            tokio::time::sleep(PAUSE).await;
             core.queue.put_back(batch, error.status() != Status::Io);
         }
     }

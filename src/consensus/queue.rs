@@ -19,6 +19,8 @@ pub type Done = Box<dyn FnOnce(Result<Outcome>) + Send>;
 const BATCH_OPS: usize = 1024;
 /// About how many bytes of operations are put into one entry.
 const BATCH_BYTES: usize = 256 << 10;
+/// What was put back is not tried again sooner than this: a leader without its majority refuses at once.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// An operation and who waits for its answer.
 pub(super) struct Pending {
@@ -117,6 +119,8 @@ struct Inner {
     bytes: usize,
     under_way: BTreeMap<u64, Batch>,
     last: u64,
+    /// Nothing is taken out before.
+    held: Option<Instant>,
     ended: Option<Error>,
 }
 
@@ -162,8 +166,9 @@ impl Queue {
         done(Err(refused));
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+    /// Until when nothing is to be tried, if that is later than now.
+    pub fn held(&self) -> Option<Instant> {
+        self.lock().held.filter(|h| *h > Instant::now())
     }
 
     /// How many batches are under way.
@@ -216,6 +221,7 @@ impl Queue {
     pub fn put_back(&self, batch: Batch, maybe_applied: bool) {
         let mut lost = Vec::new();
         let mut inner = self.lock();
+        inner.held = Some(Instant::now() + PAUSE);
         let ended = inner.ended.clone();
         let pairs: Vec<_> = batch.requests.into_iter().zip(batch.waiting).collect();
         for (request, waiting) in pairs.into_iter().rev() {

@@ -6,6 +6,9 @@ mod memory;
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod memory_test;
 mod raft;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod raft_test;
 
 use std::time::Duration;
 

@@ -18,8 +18,8 @@ use super::{Completion, EventSink, OpId};
 
 /// Bytes of one segment of the log.
 const SEGMENT: u64 = 16 << 20;
-/// Bytes of log after which a snapshot is made.
-const SNAPSHOT_AFTER: u64 = 16 << 20;
+/// Bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
+const SNAPSHOT_AFTER: u64 = 8 << 20;
 
 /// What a member is told when it is opened.
 pub struct RaftOptions {

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod basics;
+mod chaos;
 pub(crate) mod rig;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::core::{Options, Role, Server, Timing, Transport};
+use super::super::core::{Core, Options, Role, Server, Timing, Transport};
 use super::super::machine::Observer;
 use super::super::memory_log::MemoryLog;
 use super::super::node::{Parts, Running};
@@ -180,6 +180,9 @@ pub(crate) struct Rig {
     pub snapshot_after: u64,
     pub timeout: Duration,
     founders: Vec<String>,
+    /// The members that run, and what each member has ever been told, for tasks beside the test's own.
+    pub live: Arc<Mutex<Vec<Option<Arc<Core>>>>>,
+    pub told: Arc<Mutex<Vec<Arc<Seen>>>>,
     seq: std::sync::atomic::AtomicU64,
 }
 
@@ -201,7 +204,7 @@ impl Rig {
         let net = Net::default();
         net.0.lock().unwrap().rng = Some(SeededRng::new(rng.next_u64()));
         let names: Vec<String> = (0..count).map(|i| char::from(b'a' + i as u8).to_string()).collect();
-        let mut rig = Rig { net, hosts: Vec::new(), rng, snapshot_after: u64::MAX, timeout: Duration::from_secs(2), founders: names.clone(), seq: 0.into() };
+        let mut rig = Rig { net, hosts: Vec::new(), rng, snapshot_after: u64::MAX, timeout: Duration::from_secs(2), founders: names.clone(), live: Arc::default(), told: Arc::default(), seq: 0.into() };
         for name in names {
             rig.add(&name);
         }
@@ -214,6 +217,7 @@ impl Rig {
         let seen = Arc::new(Seen::default());
         let host = Host { name: name.into(), disk, opens: 0, log: MemoryLog::default(), state: Arc::default(), seen, running: None };
         self.hosts.push(host);
+        self.live.lock().unwrap().push(None);
         self.hosts.len() - 1
     }
 
@@ -253,7 +257,10 @@ impl Rig {
             server: server.clone(),
         };
         self.net.0.lock().unwrap().servers.insert(host.name.clone(), server);
-        host.running = Some(Running::start(options, parts).await?);
+        self.told.lock().unwrap().push(host.seen.clone());
+        let running = Running::start(options, parts).await?;
+        self.live.lock().unwrap()[i] = Some(running.core.clone());
+        host.running = Some(running);
         Ok(())
     }
 
@@ -261,6 +268,9 @@ impl Rig {
     pub async fn kill(&mut self, i: usize) {
         let host = &mut self.hosts[i];
         self.net.0.lock().unwrap().servers.remove(&host.name);
+        self.live.lock().unwrap()[i] = None;
+        // What it was about to write it does not write any more.
+        host.log.break_it();
         if let Some(running) = host.running.take() {
             running.stop(&Error::new(Status::Closed, "killed")).await;
         }
