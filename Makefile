@@ -30,20 +30,16 @@ server: setup lib ## build the Kvrocks-style example server
 	@scripts/server.sh $(CARGO_TARGET_DIR)
 
 .PHONY: demo
-demo: server python ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
+demo: server ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
 	@$(PY) demo/demo.py
 
 .PHONY: test
-test: verify test-rust test-loom test-python ## all tests, all set-up included
+test: verify test-rust test-python ## all tests, all set-up included
 	@echo "all tests passed"
 
 .PHONY: test-rust
-test-rust: ## unit, property, model and crash tests of the core
+test-rust: ## unit, property, model-checking and crash tests of the core
 	@scripts/rust-tests.sh
-
-.PHONY: test-loom
-test-loom: ## model checking of the gate under every interleaving
-	@scripts/loom-tests.sh
 
 .PHONY: test-python
 test-python: python lib server ## C, C++, Python and server tests, driven by pytest
@@ -70,7 +66,7 @@ release: ## build the release artefacts libtenure.so and libtenure.a
 
 .PHONY: install
 install: release ## install the library, headers, CMake package and pkg-config file under PREFIX
-	@bindings/cpp/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
+	@bindings/cpp/install.sh $(PREFIX) $(CARGO_TARGET_DIR)/release
 
 .PHONY: wheel
 wheel: setup ## build the release wheel into dist/

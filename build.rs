@@ -13,7 +13,11 @@ fn main() {
         major => format!("libtenure.so.{major}"),
     };
     if var("CARGO_CFG_TARGET_OS") == "linux" {
-        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+        // These arguments reach every shared library that is built on this package, the Python extension among them:
+        // it must not answer to the name of the C library, whose symbols it does not have.
+        if env::var_os("CARGO_FEATURE_CAPI").is_some() {
+            println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+        }
         // Threads of ours may outlive a dlclose(); their code must not be unmapped under them.
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }

@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ MARGIN_S = 0.02
 
 
 def say(text: str = "") -> None:
-    print(text, flush=True)
+    """Prints a paragraph; its lines go on below its first word."""
+    indent = " " * (len(text) - len(text.lstrip(" ")))
+    print(textwrap.fill(text, 100, subsequent_indent=indent, drop_whitespace=True), flush=True)
 
 
 @dataclass
@@ -81,7 +84,8 @@ class Story:
             self.a.start()
             self.b.start()
             for number, scene in enumerate(scenes, 1):
-                say(f"\n  {number}. {scene.__doc__}")
+                say()
+                say(f"  {number}. {scene.__doc__}")
                 scene()
         finally:
             self.a.kill()
@@ -265,19 +269,25 @@ def main() -> int:
         return 2
     started = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="tenure-demo-"))
-    say("Two database servers on RocksDB, clients that write to both, and a controller that makes")
-    say(f"one of them master by heartbeats of {TTL_MS} ms. A write counts when it is acknowledged.")
+    say(
+        "Two database servers on RocksDB, clients that write to both, and a controller that makes one of them "
+        f"master by heartbeats of {TTL_MS} ms. A write counts when it is acknowledged."
+    )
     try:
-        say("\nWith the gate (master-lease-mode block-write)")
+        say()
+        say("With the gate (master-lease-mode block-write)")
         gated = Story(directory / "gated", "block-write").tell()
-        say("\nThe same without the gate (master-lease-mode disabled)")
+        say()
+        say("The same without the gate (master-lease-mode disabled)")
         open_ = Story(directory / "open", "disabled").tell()
     finally:
         if keep:
-            say(f"\nThe servers' directories are in {directory}")
+            say()
+            say(f"The servers' directories are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
-    say(f"\nIn {time.monotonic() - started:.0f} s:")
+    say()
+    say(f"In {time.monotonic() - started:.0f} s:")
     for name, tally in (("with the gate", gated), ("without it", open_)):
         say(
             f"  {name}: {tally.acknowledged} writes acknowledged; {tally.late} by an old master after "

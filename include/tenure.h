@@ -445,7 +445,7 @@ typedef struct tenure_error {
   /**
    * One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
    */
-  uint8_t message[216];
+  char message[216];
 } tenure_error;
 
 /**
@@ -761,7 +761,7 @@ int32_t tenure_node_unsubscribe(struct tenure_node node,
  * Parameters: node; name - 1 to 64 printable ASCII characters, the node's only gate of that name; config - `gate.*` settings that go before the
  * node's, or 0; out_gate - where the handle goes; err - or NULL.
  * Returns: #TENURE_OK; #TENURE_MISUSE when a gate of that name is open; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_IO; #TENURE_CLOSED;
- * #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
  * Memory: end it with tenure_gate_close(), free the handle with tenure_gate_free(). Threads: any; waits for the disk of a durable
  * node. Since: 0.1.
  */
@@ -968,7 +968,7 @@ int32_t tenure_log_set(int32_t level,
  * Parameters: config - the settings, copied; 0 for the defaults: a node in memory; out_node - where the handle goes; err - or NULL.
  * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for settings that contradict each other; #TENURE_DATA_LOST, #TENURE_DATA_CORRUPT,
  * #TENURE_DATA_FOREIGN, #TENURE_DATA_LOCKED, #TENURE_DATA_VERSION for a directory that is refused, the message names the
- * file; #TENURE_IO; #TENURE_LIMIT; #TENURE_BAD_HANDLE.
+ * file; #TENURE_IO; #TENURE_LIMIT; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE.
  * Memory: close the node with tenure_node_close(), then free the handle with tenure_node_free(). Threads: any; waits for the
  * disk. Since: 0.1.
  */
@@ -1087,7 +1087,7 @@ int32_t tenure_node_dispatch(struct tenure_node node,
  * Parameters: node; name - 1 to 64 printable ASCII characters, seen by others as the holder's; ttl_ms - how long the session lives
  * without a renewal, 100 to 86400000; out_session - where the handle goes; err - or NULL.
  * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_IO;
- * #TENURE_WOULD_DEADLOCK in a log callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
  * Memory: end it with tenure_session_close(), free the handle with tenure_session_free().
  * Threads: any; waits for the disk of a durable node. Since: 0.1.
  */

@@ -84,7 +84,7 @@ class Error {
   int32_t code() const noexcept { return raw_.status; }
   const char* name() const noexcept { return tenure_status_name(raw_.status); }
   // One sentence that names the argument, file, key or limit concerned.
-  std::string_view message() const noexcept { return reinterpret_cast<const char*>(raw_.message); }
+  std::string_view message() const noexcept { return raw_.message; }
   bool retriable() const noexcept { return (raw_.flags & TENURE_IS_RETRIABLE) != 0; }
   bool maybe_applied() const noexcept { return (raw_.flags & TENURE_IS_MAYBE_APPLIED) != 0; }
   bool fatal() const noexcept { return (raw_.flags & TENURE_IS_FATAL) != 0; }

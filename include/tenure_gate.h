@@ -85,6 +85,7 @@ extern "C" {
 #define TENURE_GATE_MODE_DISABLED 1u
 #define TENURE_GATE_MODE_BOOTTIME 2u
 #define TENURE_GATE_MODE_TSC 3u
+#define TENURE_GATE_MODE_EMPTY 8u
 #define TENURE_GATE_CLOCK_BOOTTIME 7
 
 /** A deadline d is open at an instant t iff d - t < limit, unsigned. Between hard and last the library gives the verdicts. */
@@ -216,7 +217,7 @@ TENURE_GATE_INLINE int tenure_gate_enter_as(const tenure_gate_cell *cell, tenure
  * Asks to let a client's write in.
  *
  * On TENURE_GATE_GRANTED `permit` is filled in and the write counts as in flight until the permit is ended: a drain waits for it. On
- * a refusal there is nothing to end. A batch that writes nothing needs no permit: do not ask.
+ * a refusal there is nothing to end.
  *
  * Since: 0.1.0
  */
@@ -244,6 +245,20 @@ TENURE_GATE_INLINE int tenure_gate_enter(const tenure_gate_cell *cell, tenure_ga
 TENURE_GATE_INLINE int tenure_gate_enter_class(const tenure_gate_cell *cell, uint32_t write_class, tenure_gate_permit *permit) {
   if (write_class == TENURE_GATE_CLIENT) return tenure_gate_enter(cell, permit);
   return tenure_gate_enter_slow(cell, write_class, permit);
+}
+
+/**
+ * As tenure_gate_enter_class() for a batch of so many writes. One of none, or of reads only, is never refused, and always held.
+ *
+ * Since: 0.1.0
+ */
+TENURE_GATE_INLINE int tenure_gate_enter_batch(const tenure_gate_cell *cell, uint32_t write_class, size_t writes, tenure_gate_permit *permit) {
+  if (writes != 0) return tenure_gate_enter_class(cell, write_class, permit);
+  permit->cell = cell;
+  permit->epoch = __atomic_load_n(&cell->epoch, __ATOMIC_RELAXED);
+  permit->slot = 0;
+  permit->mode = TENURE_GATE_MODE_EMPTY;
+  return TENURE_GATE_GRANTED;
 }
 
 /* Whether the permit's write could be acknowledged now, with time to spare. */

@@ -1,6 +1,6 @@
 //! The ledger against a naive model, with the same random commands: every answer, every event, every view. The seed of a
 //! failing case is printed and kept by proptest.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod model;
 
@@ -201,11 +201,11 @@ impl Script {
     }
 
     fn hear(&mut self, event: &Event) {
-        if let Event::Granted { session, req, token, .. } = event {
-            if let Some(at) = self.waiting.iter().position(|w| (w.0, w.1) == (*session, *req)) {
-                let (session, _, keys) = self.waiting.remove(at);
-                self.granted(session, keys, *token);
-            }
+        if let Event::Granted { session, req, token, .. } = event
+            && let Some(at) = self.waiting.iter().position(|w| (w.0, w.1) == (*session, *req))
+        {
+            let (session, _, keys) = self.waiting.remove(at);
+            self.granted(session, keys, *token);
         }
     }
 }

@@ -1,60 +1,35 @@
 //! Gates through the public Rust API: heartbeats and offices, on virtual and on real time.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod node_support;
+
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tenure::base::{Config, SeededRng, Status, VirtualClock};
+use node_support::Virtual;
+use tenure::base::{Config, Status};
 use tenure::gate::{GateEvent, Heartbeat, Mode, Phase, Reason, Verdict, WriteClass};
-use tenure::node::{Env, Event, Gate, LockOptions, Node};
+use tenure::node::{Event, Gate, LockOptions, Node};
 
 const MS: u64 = 1_000_000;
 const SOON: Duration = Duration::from_secs(20);
 
-struct Virtual {
-    node: Node,
-    clock: VirtualClock,
-    events: Arc<Mutex<Vec<GateEvent>>>,
+/// Opens the gate `master` with these settings of its own.
+fn open(v: &Virtual, settings: &[(&str, &str)]) -> Gate {
+    let mut over = Config::new();
+    for (name, value) in settings {
+        over.set(name, value).unwrap();
+    }
+    v.node.gate("master", &over).unwrap()
 }
 
-impl Virtual {
-    fn new() -> Virtual {
-        let clock = VirtualClock::new(1_000_000_000_000);
-        let mut config = Config::new();
-        config.set("delivery", "fd").unwrap().set("node_id", "n1").unwrap().set("memory_shards", "4").unwrap();
-        let env = Env { clock: Arc::new(clock.clone()), rng: Box::new(SeededRng::new(7)), manual: true };
-        let node = Node::open_with(&config, env).unwrap();
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let seen = events.clone();
-        let listener = move |e: &Event| {
-            if let Event::Gate { event, .. } = e {
-                seen.lock().unwrap().push(event.clone());
-            }
-        };
-        node.subscribe(Box::new(listener)).unwrap();
-        Virtual { node, clock, events }
-    }
-
-    fn gate(&self, settings: &[(&str, &str)]) -> Gate {
-        let mut over = Config::new();
-        for (name, value) in settings {
-            over.set(name, value).unwrap();
-        }
-        self.node.gate("master", &over).unwrap()
-    }
-
-    fn pass(&self, total_ms: u64) {
-        for _ in 0..total_ms.div_ceil(10) {
-            self.clock.advance(10 * MS);
-            self.node.step();
-        }
-    }
-
-    fn told(&self) -> Vec<GateEvent> {
-        self.node.dispatch(1_000).unwrap();
-        std::mem::take(&mut *self.events.lock().unwrap())
-    }
+fn told(v: &Virtual) -> Vec<GateEvent> {
+    let of_the_gate = |e| match e {
+        Event::Gate { event, .. } => Some(event),
+        _ => None,
+    };
+    v.told().into_iter().filter_map(of_the_gate).collect()
 }
 
 fn beat(gate: &Gate, epoch: u64, ttl_ms: u64) -> bool {
@@ -65,7 +40,7 @@ fn beat(gate: &Gate, epoch: u64, ttl_ms: u64) -> bool {
 #[test]
 fn closed_until_granted_and_closed_again_at_the_end() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     let refused = gate.enter().unwrap_err();
     assert_eq!(refused.status(), Status::Denied);
     assert!(refused.message().ends_with("never_granted"), "{refused}");
@@ -75,7 +50,7 @@ fn closed_until_granted_and_closed_again_at_the_end() {
     assert_eq!(permit.finish(), Verdict::Held);
     v.pass(1_100);
     assert!(gate.enter().unwrap_err().message().ends_with("expired"));
-    let told = v.told();
+    let told = told(&v);
     assert!(
         matches!(
             told[..],
@@ -93,7 +68,7 @@ fn closed_until_granted_and_closed_again_at_the_end() {
 #[test]
 fn a_write_that_ran_over_its_lease_is_uncertain() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     beat(&gate, 1, 1_000);
     let permit = gate.enter().unwrap();
     v.clock.advance(2_000 * MS);
@@ -104,7 +79,7 @@ fn a_write_that_ran_over_its_lease_is_uncertain() {
 #[test]
 fn a_heartbeat_that_waited_in_a_socket_renews_nothing() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     let nonce = Some(gate.next_nonce().unwrap());
     // The process is stopped; the heartbeat waits; its replacement is promoted; the process goes on.
     v.clock.advance(5_000 * MS);
@@ -115,7 +90,7 @@ fn a_heartbeat_that_waited_in_a_socket_renews_nothing() {
 
     let trusting = {
         gate.close().unwrap();
-        v.gate(&[("gate.trust_receipt", "true")])
+        open(&v, &[("gate.trust_receipt", "true")])
     };
     let plain = Heartbeat { nonce: None, ..late };
     assert!(trusting.heartbeat(&plain).unwrap().grant.accepted);
@@ -126,7 +101,7 @@ fn a_heartbeat_that_waited_in_a_socket_renews_nothing() {
 #[test]
 fn epochs_never_go_back() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     assert!(beat(&gate, 5, 1_000));
     let nonce = Some(gate.next_nonce().unwrap());
     let stale = gate.heartbeat(&Heartbeat { epoch: 4, ttl_ns: 1_000 * MS, nonce }).unwrap_err();
@@ -141,7 +116,7 @@ fn epochs_never_go_back() {
     assert!(gate.enter().unwrap_err().message().ends_with("never_granted"));
     // Closing and opening the gate again forgets nothing.
     gate.close().unwrap();
-    let again = v.gate(&[]);
+    let again = open(&v, &[]);
     assert_eq!(again.status().epoch_seen, 6);
     assert_eq!(again.check_epoch(5).unwrap_err().token(), 6);
     assert!(again.check_epoch(6).is_ok());
@@ -150,14 +125,14 @@ fn epochs_never_go_back() {
 #[test]
 fn a_higher_epoch_of_another_node_closes_at_once() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     beat(&gate, 5, 60_000);
     let permit = gate.enter().unwrap();
     gate.observe(6, "n2").unwrap();
     assert_eq!(permit.finish(), Verdict::Uncertain);
     assert!(gate.enter().unwrap_err().message().ends_with("superseded"));
     assert_eq!(gate.status().holder_hint.as_deref(), Some("n2"));
-    assert!(v.told().contains(&GateEvent::Lost { epoch: 5, reason: Reason::Superseded }));
+    assert!(told(&v).contains(&GateEvent::Lost { epoch: 5, reason: Reason::Superseded }));
     let theirs = gate.heartbeat(&Heartbeat { epoch: 6, ttl_ns: 1_000 * MS, nonce: None }).unwrap_err();
     assert_eq!(theirs.status(), Status::Fenced);
 }
@@ -165,7 +140,7 @@ fn a_higher_epoch_of_another_node_closes_at_once() {
 #[test]
 fn the_weaker_modes_pass_and_say_so() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     gate.set_mode(Mode::LogOnly).unwrap();
     assert_eq!(gate.enter().unwrap().finish(), Verdict::Held);
     assert_eq!(gate.status().passed, 1);
@@ -180,7 +155,7 @@ fn the_weaker_modes_pass_and_say_so() {
 #[test]
 fn write_classes_have_their_rules() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     assert_eq!(gate.enter_class(WriteClass::Replication).unwrap().finish(), Verdict::Held);
     assert_eq!(gate.enter_class(WriteClass::Bootstrap).unwrap().finish(), Verdict::Held);
     assert!(gate.enter_class(WriteClass::Deferrable).is_err());
@@ -192,7 +167,7 @@ fn write_classes_have_their_rules() {
 #[test]
 fn an_office_opens_its_gate_and_lives_with_the_session() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     let peer = v.node.open_session("peer", Duration::from_secs(60)).unwrap();
     let theirs = peer.try_acquire_token(b"office", &LockOptions::default()).unwrap();
     gate.hold(b"office", Duration::from_secs(1)).unwrap();
@@ -216,7 +191,7 @@ fn an_office_opens_its_gate_and_lives_with_the_session() {
 #[test]
 fn resigning_drains_and_lets_the_successor_in_at_once() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     gate.hold(b"office", Duration::from_secs(10)).unwrap();
     v.pass(20);
     let peer = v.node.open_session("peer", Duration::from_secs(60)).unwrap();
@@ -238,7 +213,7 @@ fn resigning_drains_and_lets_the_successor_in_at_once() {
 #[test]
 fn a_poisoned_or_closed_node_denies() {
     let v = Virtual::new();
-    let gate = v.gate(&[]);
+    let gate = open(&v, &[]);
     beat(&gate, 1, 60_000);
     let permit = gate.enter().unwrap();
     v.node.poison("the test says so");

@@ -1,11 +1,14 @@
 //! Locks through the public Rust API, on a node in memory: real threads, and virtual time where time matters.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::sync::{Arc, Mutex, mpsc};
+mod node_support;
+
+use std::sync::mpsc;
 use std::time::Duration;
 
-use tenure::base::{Config, SeededRng, Status, Token, VirtualClock};
-use tenure::node::{Env, Event, LockMode, LockOptions, LossReason, Node, Renew};
+use node_support::Virtual;
+use tenure::base::{Config, Status, Token};
+use tenure::node::{Event, LockMode, LockOptions, LossReason, Node, Renew};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -19,45 +22,6 @@ fn manual(ttl: u64) -> LockOptions {
 
 fn auto(ttl: u64) -> LockOptions {
     LockOptions { ttl: ms(ttl), ..LockOptions::default() }
-}
-
-/// A node whose time is moved by the test.
-struct Virtual {
-    node: Node,
-    clock: VirtualClock,
-    events: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Virtual {
-    fn new() -> Virtual {
-        let clock = VirtualClock::new(1_000_000_000_000);
-        let mut config = Config::new();
-        config.set("delivery", "fd").unwrap().set("node_id", "n1").unwrap().set("memory_shards", "4").unwrap();
-        let env = Env { clock: Arc::new(clock.clone()), rng: Box::new(SeededRng::new(7)), manual: true };
-        let node = Node::open_with(&config, env).unwrap();
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let seen = events.clone();
-        node.subscribe(Box::new(move |e| seen.lock().unwrap().push(e.clone()))).unwrap();
-        Virtual { node, clock, events }
-    }
-
-    /// Time passes in small steps, as it does for a node whose thread is running.
-    fn pass(&self, total: u64) {
-        for _ in 0..total.div_ceil(10) {
-            self.clock.advance(10_000_000);
-            self.node.step();
-        }
-    }
-
-    /// Time passes and the node does not run: it was stopped.
-    fn freeze(&self, total: u64) {
-        self.clock.advance(total * 1_000_000);
-    }
-
-    fn told(&self) -> Vec<Event> {
-        self.node.dispatch(1_000).unwrap();
-        std::mem::take(&mut *self.events.lock().unwrap())
-    }
 }
 
 #[test]

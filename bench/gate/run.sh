@@ -7,6 +7,8 @@ root=$(cd ../.. && pwd)
 what=${1:-all}
 target=${CARGO_TARGET_DIR:-$root/target}/bench-gate
 mkdir -p "$target"
+# The same versions as the library itself.
+cp "$root/Cargo.lock" core/Cargo.lock
 cargo build -q --release --manifest-path core/Cargo.toml --target-dir "$target"
 cxx="${CXX:-g++} -std=c++20 -O2 -Wall -Wextra -pthread -I$root/include"
 link="$target/release/libgate_bench.a -lm -ldl -lgcc_s"

@@ -127,9 +127,9 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "memory_shards",
-        form: Form::Number(1, 65_536),
-        default: "1024",
-        text: "Parts into which an in-memory node divides its lock table, a power of two; more let more threads work at once.",
+        form: Form::Number(0, 65_536),
+        default: "0",
+        text: "Parts into which an in-memory node divides its lock table, rounded up to a power of two; more let more threads work at once and take more of the cache. 0: 64 for each processor.",
     },
     Setting {
         name: "node_id",

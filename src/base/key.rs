@@ -71,6 +71,25 @@ impl Key {
         Ok(())
     }
 
+    /// A name that is held inline as three words, never all zero, that no other name has; `None` for a longer one.
+    #[inline]
+    pub fn words(&self) -> Option<[u64; 3]> {
+        let Repr::Inline { len, bytes: b } = &self.0 else { return None };
+        let low = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        let middle = u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]);
+        let high = u64::from(u32::from_le_bytes([b[16], b[17], b[18], b[19]])) | u64::from(u16::from_le_bytes([b[20], b[21]])) << 32;
+        Some([low, middle, high | u64::from(*len) << 56])
+    }
+
+    /// The name whose [`Key::words`] these are.
+    pub fn from_words(words: [u64; 3]) -> Key {
+        let mut bytes = [0; INLINE];
+        for (byte, at) in bytes.iter_mut().zip(0..) {
+            *byte = (words[at / 8] >> (at % 8 * 8)) as u8;
+        }
+        Key(Repr::Inline { len: ((words[2] >> 56) as u8).min(INLINE as u8), bytes })
+    }
+
     /// The name's bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
@@ -152,6 +171,17 @@ mod tests {
         assert!(Key::new(b"").is_err());
         assert!(Key::new(&vec![0; KEY_MAX + 1]).is_err());
         assert_eq!(size_of::<Key>(), 24);
+    }
+
+    #[test]
+    fn words_are_the_name() {
+        let names: [&[u8]; 6] = [b"a", b"a\0", b"\0", b"0123456789abcdef", b"0123456789abcdef0", &[0xff; INLINE]];
+        for (i, name) in names.iter().enumerate() {
+            let words = Key::new(name).unwrap().words().unwrap();
+            assert_eq!(Key::from_words(words).as_bytes(), *name);
+            assert!(names[..i].iter().all(|other| Key::new(other).unwrap().words() != Some(words)));
+        }
+        assert_eq!(Key::new(&[1; INLINE + 1]).unwrap().words(), None);
     }
 
     #[test]

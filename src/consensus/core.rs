@@ -9,6 +9,7 @@ use bytes::Bytes;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::machine::Shared;
 use super::queue::Queue;
@@ -21,6 +22,11 @@ use crate::ledger::Params;
 
 /// An answer that is on its way.
 pub type Call = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
+
+/// The runtime's clock: the system's, or the one that a simulation moves.
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
 
 /// How messages get to other members.
 pub trait Transport: Send + Sync {
@@ -154,7 +160,8 @@ impl Core {
             stamper: Mutex::new(stamper),
             raft: OnceLock::new(),
             acknowledged: Mutex::default(),
-            admitted: Mutex::default(),
+            // What this opening itself adds to the log says nothing against it either.
+            admitted: Mutex::new(BTreeSet::from([(number_of(options.disk), sighting.boot)])),
             noting: Mutex::default(),
             ended: watch::Sender::new(None),
             incoming: tokio::sync::Mutex::default(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::core::{Call, Server, Transport};
+use super::core::{Call, Server, Transport, now};
 use super::wire::Lane;
 use crate::base::{Error, NodeId, Result, Rng, Status};
 use crate::net::{self, Admission, Class, Connection, Hello, Method, Net, Party, Peer, Refusal, Reply, Request, Role, Security};
@@ -119,7 +119,7 @@ impl Transport for Links {
     fn call(&self, name: &str, address: &str, lane: Lane, body: Vec<u8>, timeout: Duration) -> Call {
         let peer = self.peer(name, address);
         Box::pin(async move {
-            let start = tokio::time::Instant::now();
+            let start = now();
             let unsent = |e: Error| Error::new(Status::Io, e.message().to_owned());
             let connection = peer?.connection(class(lane), timeout).await.map_err(unsent)?;
             let left = timeout.saturating_sub(start.elapsed()).max(Duration::from_millis(1));

@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::ClientWriteResult;
 
 use super::change::{self, Note};
-use super::core::{Core, Role};
+use super::core::{Core, Role, now};
 use super::queue::unavailable;
 use super::serve::fatal;
 use super::types::{Command, Config, Member, Reply};
@@ -257,7 +257,7 @@ async fn hand_over(core: &Arc<Core>, to: Option<u64>, voters: &BTreeSet<u64>) ->
 
 /// Sends an order to the leader, wherever that is, until it is obeyed or the time is over.
 pub(super) async fn order(core: Arc<Core>, order: Order) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + core.options.timeout;
+    let deadline = now() + core.options.timeout;
     loop {
         let result = match core.role() {
             Role::Leader { .. } => obey(&core, order.clone()).await,
@@ -272,7 +272,7 @@ pub(super) async fn order(core: Arc<Core>, order: Order) -> Result<()> {
             Role::Lost => Err(unavailable("there is no leader")),
         };
         match result {
-            Err(error) if error.status() == Status::Unavailable && tokio::time::Instant::now() < deadline => tokio::time::sleep(RETRY).await,
+            Err(error) if error.status() == Status::Unavailable && now() < deadline => tokio::time::sleep(RETRY).await,
             other => return other,
         }
     }

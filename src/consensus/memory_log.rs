@@ -106,6 +106,10 @@ impl LogStore for MemoryLog {
         self.with(|r| r.all.iter().map(|b| b.len() as u64).sum())
     }
 
+    fn wants_upkeep(&self) -> bool {
+        false
+    }
+
     fn upkeep(&mut self) -> Option<Upkeep> {
         None
     }

@@ -8,9 +8,8 @@ use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use super::core::{Core, Options, Role, Server, Transport};
+use super::core::{Core, Options, Role, Server, Transport, now};
 use super::log::Log;
 use super::machine::{Live, Machine, Observer, Shared};
 use super::members;
@@ -323,7 +322,7 @@ impl Drop for Consensus {
 
 /// Waits until this member has applied everything that was answered before the call.
 pub(super) async fn linearize(core: &Arc<Core>) -> Result<()> {
-    let deadline = Instant::now() + core.options.timeout;
+    let deadline = now() + core.options.timeout;
     loop {
         let raft = core.raft()?;
         let from = match core.role() {
@@ -338,7 +337,7 @@ pub(super) async fn linearize(core: &Arc<Core>) -> Result<()> {
             },
             Role::Lost => Err(unavailable("there is no leader")),
         };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(now());
         match from {
             Ok(index) => {
                 if core.shared.live().state.applied.is_some_and(|a| a.index >= index) {

@@ -8,10 +8,9 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
-use tokio::time::Instant;
 
 use super::change;
-use super::core::{Core, Role};
+use super::core::{Core, Role, now};
 use super::queue::{Batch, unavailable};
 use super::types::{Command, Config, Reply};
 use super::wire::{Answer, Ask, Lane, Told};
@@ -41,7 +40,7 @@ pub(super) async fn run(core: Arc<Core>) {
         }
         let late = core.queue.sweep();
         let (role, held) = (core.role(), core.queue.held());
-        let mut wake = late.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let mut wake = late.unwrap_or_else(|| now() + Duration::from_secs(3600));
         match role {
             _ if held.is_some() => wake = held.map_or(wake, |h| wake.min(h)),
             Role::Leader { term } => {
@@ -57,7 +56,7 @@ pub(super) async fn run(core: Arc<Core>) {
                         continue;
                     }
                     if !after.is_zero() {
-                        wake = wake.min(Instant::now() + after);
+                        wake = wake.min(now() + after);
                     }
                 }
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::core::now;
 use crate::base::{Error, Result, Status};
 use crate::ledger::{Op, Outcome, Request};
 
@@ -155,7 +156,7 @@ impl Queue {
         } else {
             let first = inner.waiting.is_empty();
             inner.bytes += bytes;
-            inner.waiting.push_back(Pending { request, bytes, deadline: Instant::now() + timeout, done });
+            inner.waiting.push_back(Pending { request, bytes, deadline: now() + timeout, done });
             drop(inner);
             if first {
                 self.stirred.notify_one();
@@ -168,7 +169,7 @@ impl Queue {
 
     /// Until when nothing is to be tried, if that is later than now.
     pub fn held(&self) -> Option<Instant> {
-        self.lock().held.filter(|h| *h > Instant::now())
+        self.lock().held.filter(|h| *h > now())
     }
 
     /// How many batches are under way.
@@ -221,7 +222,7 @@ impl Queue {
     pub fn put_back(&self, batch: Batch, maybe_applied: bool) {
         let mut lost = Vec::new();
         let mut inner = self.lock();
-        inner.held = Some(Instant::now() + PAUSE);
+        inner.held = Some(now() + PAUSE);
         let ended = inner.ended.clone();
         let pairs: Vec<_> = batch.requests.into_iter().zip(batch.waiting).collect();
         for (request, waiting) in pairs.into_iter().rev() {
@@ -243,7 +244,7 @@ impl Queue {
 
     /// Answers everything whose time is over. Says when to look again.
     pub fn sweep(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = now();
         let mut late = Vec::new();
         let mut inner = self.lock();
         let mut nearest: Option<Instant> = None;

@@ -40,7 +40,8 @@ pub(super) struct Sighting {
 pub(super) enum Refused {
     Removed,
     OtherDisk,
-    Old,
+    /// It was opened so often, or its log has so many entries; it should be this many at least.
+    Old { has: u64, at_least: u64 },
     Twin,
 }
 
@@ -52,7 +53,9 @@ impl Refused {
                 Status::DataForeign,
                 format!("node {name}: the cluster knows it with another data directory. Remove it before it joins again"),
             ),
-            Refused::Old => Error::new(Status::DataLost, format!("node {name}: its data is older than what it has acknowledged")),
+            Refused::Old { has, at_least } => {
+                Error::new(Status::DataLost, format!("node {name}: its data is older than what the cluster remembers of it: {has}, not {at_least}"))
+            }
             Refused::Twin => Error::new(Status::DataLocked, format!("node {name}: another process runs with a copy of its data directory")),
         }
     }
@@ -93,12 +96,13 @@ impl Roster {
             return Err(Refused::OtherDisk);
         }
         if s.opens < k.opens {
-            return Err(Refused::Old);
+            return Err(Refused::Old { has: s.opens, at_least: k.opens });
         }
         if s.opens == k.opens {
             return if s.boot == k.boot { Ok(()) } else { Err(Refused::Twin) };
         }
-        if s.log_end < acknowledged.max(k.settled) { Err(Refused::Old) } else { Ok(()) }
+        let at_least = acknowledged.max(k.settled);
+        if s.log_end < at_least { Err(Refused::Old { has: s.log_end, at_least }) } else { Ok(()) }
     }
 
     /// Whether this very opening is the last one remembered.
@@ -131,10 +135,10 @@ mod tests {
             ("the same process", first, 90, Ok(())),
             ("a restart", Sighting { opens: 4, boot: 101, log_end: 90, ..first }, 90, Ok(())),
             ("wiped", Sighting { disk: 2, opens: 1, boot: 102, log_end: 0, settled: 0 }, 0, Err(Refused::OtherDisk)),
-            ("an old copy, opened less often", Sighting { opens: 2, boot: 103, ..first }, 0, Err(Refused::Old)),
+            ("an old copy, opened less often", Sighting { opens: 2, boot: 103, ..first }, 0, Err(Refused::Old { has: 2, at_least: 3 })),
             ("a copy of the same opening", Sighting { boot: 104, ..first }, 0, Err(Refused::Twin)),
-            ("a copy from during this opening, behind what was acknowledged", Sighting { opens: 4, boot: 105, log_end: 80, ..first }, 90, Err(Refused::Old)),
-            ("a log without what was committed", Sighting { opens: 4, boot: 106, log_end: 39, ..first }, 0, Err(Refused::Old)),
+            ("a copy from during this opening, behind what was acknowledged", Sighting { opens: 4, boot: 105, log_end: 80, ..first }, 90, Err(Refused::Old { has: 80, at_least: 90 })),
+            ("a log without what was committed", Sighting { opens: 4, boot: 106, log_end: 39, ..first }, 0, Err(Refused::Old { has: 39, at_least: 40 })),
             ("a log whose uncommitted end was replaced", Sighting { opens: 4, boot: 107, log_end: 45, ..first }, 0, Ok(())),
         ];
         for (what, sighting, acknowledged, want) in cases {

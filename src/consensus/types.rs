@@ -6,10 +6,11 @@ use bytes::Bytes;
 use openraft::raft::responder::Responder;
 use openraft::{OptionalSend, RaftTypeConfig};
 
+use crate::base::codec::{Decode, Encode};
 use crate::ledger::Outcome;
 
 /// A member as the others know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Member {
     /// Its node id.
     pub name: String,

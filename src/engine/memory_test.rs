@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Key, Rng, SeededRng, SessionId, Status, SystemClock, Token, VirtualClock};
-use crate::ledger::{Event, LossReason, Op, Outcome, Params, Refusal, Request, Spec, WaitEnd};
+use crate::ledger::{Event, LossReason, Mode, Op, Outcome, Params, Refusal, Renew, Request, Spec, WaitEnd};
 
 use super::{EventSink, MemoryEngine};
 
@@ -268,4 +268,93 @@ fn threads_exclude_each_other_and_all_get_served() {
     keeper.join().unwrap();
     assert!(served.load(SeqCst) > THREADS * ROUNDS / 4);
     assert_eq!((engine.counts().unwrap().locks, engine.counts().unwrap().sessions), (0, 0));
+}
+
+/// Sessions that die, leases that run out, delays, waits that time out, forced releases and closings, all at once from many threads:
+/// every request is answered once, every key has one exclusive holder at most, and in the end nothing is left.
+#[test]
+fn threads_and_time_leave_nothing_behind() {
+    const THREADS: u64 = 5;
+    const ROUNDS: u64 = 6_000;
+    let (engine, clock, log) = engine(8);
+    let (asked, answered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let keeper = {
+        let (engine, clock, stop) = (engine.clone(), clock.clone(), stop.clone());
+        thread::spawn(move || {
+            while !stop.load(SeqCst) {
+                clock.advance(3 * MS);
+                engine.tick().unwrap();
+                for lock in engine.locks(b"", None, 100).unwrap() {
+                    let exclusive = lock.holders.iter().any(|h| h.mode == Mode::Exclusive);
+                    assert!(!exclusive || lock.holders.len() == 1, "{lock:?}");
+                }
+                thread::yield_now();
+            }
+        })
+    };
+    let work = |number: u64| {
+        let (engine, asked, answered) = (engine.clone(), asked.clone(), answered.clone());
+        thread::spawn(move || {
+            let mut rng = SeededRng::new(0x5eed + number);
+            let mut nonce = u128::from(number) << 64;
+            let mut session = open(&engine, nonce, 200);
+            let mut held: Vec<(Key, Token)> = Vec::new();
+            for req in 0..ROUNDS {
+                let name = |rng: &mut SeededRng| key(&format!("k{}", rng.below(6)));
+                let spec = Spec {
+                    mode: [Mode::Exclusive, Mode::Shared, Mode::Permits { count: 1, limit: 2 }][rng.below(3) as usize],
+                    ttl_ms: [100, 150, 400][rng.below(3) as usize],
+                    renew: [Renew::Session, Renew::Manual][rng.below(2) as usize],
+                    lock_delay_ms: [0, 0, 7][rng.below(3) as usize],
+                    ..Spec::default()
+                };
+                let wait_ms = [None, Some(5), Some(50), Some(u64::MAX)][rng.below(4) as usize];
+                let op = match rng.below(16) {
+                    0..=5 => Op::Acquire { key: name(&mut rng), spec, wait_ms, req },
+                    6..=8 => Op::AcquireAll { keys: vec![key("k0"), key("k1"), key("k2")], spec, wait_ms, req },
+                    9..=10 => Op::RenewSession,
+                    11 => Op::Cancel { keys: vec![name(&mut rng), key("k0")], req: req.saturating_sub(rng.below(4)) },
+                    12 => Op::ForceRelease { key: name(&mut rng), token: None, delay_ms: None },
+                    13 => Op::ReleaseAll,
+                    14 if rng.below(8) == 0 => Op::CloseSession,
+                    _ => match held.pop() {
+                        Some((key, token)) => Op::Release { key, token },
+                        None => Op::RenewSession,
+                    },
+                };
+                let (tell, told) = std::sync::mpsc::channel();
+                let count = answered.clone();
+                asked.fetch_add(1, SeqCst);
+                let done = Box::new(move |answer: crate::base::Result<Outcome>| {
+                    count.fetch_add(1, SeqCst);
+                    drop(tell.send(answer.unwrap()));
+                });
+                engine.submit(&ask(session, op.clone()), done);
+                match (told.try_recv(), op) {
+                    (Ok(Outcome::Granted { token, .. }), Op::Acquire { key, .. }) => held.push((key, token)),
+                    (Ok(Outcome::Closed | Outcome::Refused(Refusal::NoSession)), _) => {
+                        nonce += 1;
+                        session = open(&engine, nonce, 200);
+                        held.clear();
+                    }
+                    _ => {}
+                }
+            }
+        })
+    };
+    let workers: Vec<_> = (0..THREADS).map(work).collect();
+    workers.into_iter().for_each(|w| w.join().unwrap());
+    wait_for("everything to run out", || engine.counts().unwrap().sessions == 0);
+    stop.store(true, SeqCst);
+    keeper.join().unwrap();
+    let counts = engine.counts().unwrap();
+    assert_eq!((counts.locks, counts.sessions), (0, 0));
+    assert_eq!(answered.load(SeqCst), asked.load(SeqCst), "every request is answered once");
+    assert!(log.take().iter().any(|e| matches!(e, Event::Lost { why: LossReason::Expired, .. })), "nothing ran out: no test of it");
+    // A delay may still be running.
+    clock.advance(1_000 * MS);
+    while engine.next_tick() == Some(Duration::ZERO) {
+        engine.tick().unwrap();
+    }
+    assert_eq!((engine.counts().unwrap().keys, engine.next_tick()), (0, None));
 }

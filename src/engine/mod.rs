@@ -1,6 +1,7 @@
 //! Where an operation goes: one interface over the forms of a ledger.
 
 mod delivery;
+mod durable;
 mod memory;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -12,9 +13,10 @@ mod raft_test;
 
 use std::time::Duration;
 
-use crate::base::{Key, Result, SessionId, Token};
+use crate::base::{Error, Key, Result, SessionId, Token};
 use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
 
+pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
 pub use raft::{RaftEngine, RaftOptions};
 
@@ -37,13 +39,22 @@ pub trait EventSink: Send + Sync {
 
     /// A deadline nearer than all others has appeared: whoever sleeps until the next tick must look again.
     fn nearer_deadline(&self);
+
+    /// The engine has ended by a failure of its store, and told everybody who waited. Called once.
+    fn ended(&self, cause: &Error) {
+        let _ = cause;
+    }
 }
 
 /// A ledger in one of its forms. Every method may be called from any thread.
 #[derive(Debug)]
+// One per node; a pointer more on the way to a lock in memory would cost more than the bytes.
+#[allow(clippy::large_enum_variant)]
 pub enum Engine {
     /// In this process's memory, gone when it ends.
     Memory(MemoryEngine),
+    /// In a data directory.
+    Durable(DurableEngine),
     /// Replicated: this node is a member of a cluster.
     Raft(RaftEngine),
 }
@@ -58,6 +69,7 @@ impl Engine {
     pub fn execute(&self, request: &Request) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.execute(request),
+            Engine::Durable(engine) => engine.execute(request),
             Engine::Raft(engine) => engine.execute(request),
         }
     }
@@ -66,6 +78,7 @@ impl Engine {
     pub fn submit(&self, request: &Request, done: Completion) {
         match self {
             Engine::Memory(engine) => engine.submit(request, done),
+            Engine::Durable(engine) => engine.submit(request, done),
             Engine::Raft(engine) => engine.submit(request, done),
         }
     }
@@ -78,6 +91,7 @@ impl Engine {
     pub fn try_acquire(&self, session: SessionId, key: &Key, spec: &Spec, req: u64) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Durable(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Raft(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
@@ -90,6 +104,7 @@ impl Engine {
     pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
         match self {
             Engine::Memory(engine) => engine.release(session, key, token),
+            Engine::Durable(engine) => engine.release(session, key, token),
             Engine::Raft(engine) => engine.release(session, key, token),
         }
     }
@@ -101,6 +116,7 @@ impl Engine {
     pub fn tick(&self) -> Result<()> {
         match self {
             Engine::Memory(engine) => engine.tick(),
+            Engine::Durable(engine) => engine.tick(),
             Engine::Raft(engine) => engine.tick(),
         }
     }
@@ -109,6 +125,7 @@ impl Engine {
     pub fn next_tick(&self) -> Option<Duration> {
         match self {
             Engine::Memory(engine) => engine.next_tick(),
+            Engine::Durable(engine) => engine.next_tick(),
             // The leader moves the clock, whoever that is.
             Engine::Raft(_) => None,
         }
@@ -118,6 +135,7 @@ impl Engine {
     pub fn close(&self) {
         match self {
             Engine::Memory(engine) => engine.close(),
+            Engine::Durable(engine) => engine.close(),
             Engine::Raft(engine) => engine.close(),
         }
     }
@@ -129,6 +147,7 @@ impl Engine {
     pub fn lock(&self, key: &Key) -> Result<Option<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.lock(key),
+            Engine::Durable(engine) => engine.lock(key),
             Engine::Raft(engine) => engine.lock(key),
         }
     }
@@ -140,6 +159,7 @@ impl Engine {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
         match self {
             Engine::Memory(engine) => engine.locks(prefix, after, limit),
+            Engine::Durable(engine) => engine.locks(prefix, after, limit),
             Engine::Raft(engine) => engine.locks(prefix, after, limit),
         }
     }
@@ -151,6 +171,7 @@ impl Engine {
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         match self {
             Engine::Memory(engine) => engine.sessions(),
+            Engine::Durable(engine) => engine.sessions(),
             Engine::Raft(engine) => engine.sessions(),
         }
     }
@@ -162,6 +183,7 @@ impl Engine {
     pub fn counts(&self) -> Result<Counts> {
         match self {
             Engine::Memory(engine) => engine.counts(),
+            Engine::Durable(engine) => engine.counts(),
             Engine::Raft(engine) => engine.counts(),
         }
     }

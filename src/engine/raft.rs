@@ -90,7 +90,9 @@ pub struct RaftEngine {
     consensus: Consensus,
     front: Arc<Front>,
     timeout: Duration,
-    _dir: Mutex<DataDir>,
+    state: Arc<RedbState>,
+    /// Open, and so nobody else's, for as long as the engine is there.
+    _dir: DataDir,
 }
 
 impl std::fmt::Debug for RaftEngine {
@@ -127,7 +129,8 @@ impl RaftEngine {
         if !recovery.clean {
             tracing::info!(node = %options.node, "the log was not closed in good order; its last write may be gone");
         }
-        let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id)?);
+        let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
+        let kept = state.clone();
         let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default() });
         let (boot, timeout, observer) = (rng.next_u128() | 1, options.timeout, front.clone());
         let consensus = Consensus::open(move || async move {
@@ -154,12 +157,17 @@ impl RaftEngine {
             };
             Ok((options, Parts { log: Box::new(log), state, clock, transport: Arc::new(links), observer, server }))
         })?;
-        Ok(RaftEngine { consensus, front, timeout, _dir: Mutex::new(dir) })
+        Ok(RaftEngine { consensus, front, timeout, state: kept, _dir: dir })
     }
 
     /// The member itself: where it stands, and who belongs to the cluster.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
+    }
+
+    /// Snapshots and small values in the data directory.
+    pub fn state(&self) -> &Arc<RedbState> {
+        &self.state
     }
 
     /// Runs an operation without blocking; `done` is called once, when it is answered or when the wait for a lock ends.

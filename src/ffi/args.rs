@@ -19,13 +19,13 @@ impl tenure_bytes {
 #[inline]
 pub(super) unsafe fn bytes<'a>(given: tenure_bytes, name: &str, max: usize) -> Result<&'a [u8]> {
     if given.len > max {
-        return Err(Error::invalid(name, format_args!("{} bytes are above {max}", given.len)));
+        return Err(too_long(name, given.len, max));
     }
     if given.len == 0 {
         return Ok(&[]);
     }
     if given.ptr.is_null() {
-        return Err(Error::invalid(name, "ptr is NULL and len is not 0"));
+        return Err(refused(name, "ptr is NULL and len is not 0"));
     }
     // SAFETY: the caller's promise; `max` is far below isize::MAX.
     Ok(unsafe { std::slice::from_raw_parts(given.ptr.cast::<u8>(), given.len) })
@@ -52,7 +52,7 @@ impl<T> Out<T> {
     #[inline]
     pub(super) fn required(place: *mut T, name: &str) -> Result<Out<T>> {
         if place.is_null() {
-            return Err(Error::invalid(name, "is NULL"));
+            return Err(refused(name, "is NULL"));
         }
         Out::optional(place, name)
     }
@@ -61,7 +61,7 @@ impl<T> Out<T> {
     #[inline]
     pub(super) fn optional(place: *mut T, name: &str) -> Result<Out<T>> {
         if !place.is_aligned() {
-            return Err(Error::invalid(name, "is misaligned"));
+            return Err(refused(name, "is misaligned"));
         }
         Ok(Out(place))
     }
@@ -144,16 +144,29 @@ pub(super) fn ms_up(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// The number of the first bytes of a size-prefixed struct that both sides know, after checks.
+/// A size-prefixed struct: as much of it as both sides know, after checks; `empty` stands for what the caller does not know.
 ///
 /// # Safety
-/// `given` must be NULL or point to at least as many readable bytes as its first field says.
+/// `given` must point to at least as many readable bytes as its first field says.
+#[inline]
 pub(super) unsafe fn sized<T: Copy>(given: *const T, name: &str, first_version: usize, empty: T) -> Result<T> {
     if !given.is_aligned() {
-        return Err(Error::invalid(name, "is misaligned"));
+        return Err(refused(name, "is misaligned"));
     }
     // SAFETY: every struct of this kind begins with its size; the caller's promise.
     let size = unsafe { given.cast::<u32>().read() } as usize;
+    if size == size_of::<T>() {
+        // SAFETY: aligned, and the caller says that all of it is there.
+        return Ok(unsafe { given.read() });
+    }
+    // SAFETY: the caller's promise.
+    unsafe { of_other_size(given, size, name, first_version, empty) }
+}
+
+/// # Safety
+/// As [`sized`], of which it is the rest.
+#[cold]
+unsafe fn of_other_size<T: Copy>(given: *const T, size: usize, name: &str, first_version: usize, empty: T) -> Result<T> {
     if size < first_version || size > 4096 {
         return Err(Error::invalid(name, format_args!("struct_size {size} is not in {first_version}..=4096")));
     }
@@ -170,6 +183,18 @@ pub(super) unsafe fn sized<T: Copy>(given: *const T, name: &str, first_version: 
 }
 
 /// Fields kept for later must be zero, so that they can be given a meaning.
+#[inline]
 pub(super) fn reserved(name: &str, values: &[u64]) -> Result<()> {
-    if values.iter().any(|v| *v != 0) { Err(Error::invalid(name, "a reserved field is not 0")) } else { Ok(()) }
+    if values.iter().any(|v| *v != 0) { Err(refused(name, "a reserved field is not 0")) } else { Ok(()) }
+}
+
+// Kept out of the way of calls that have nothing wrong with them.
+#[cold]
+fn refused(name: &str, why: &str) -> Error {
+    Error::invalid(name, why)
+}
+
+#[cold]
+fn too_long(name: &str, len: usize, max: usize) -> Error {
+    Error::invalid(name, format_args!("{len} bytes are above {max}"))
 }

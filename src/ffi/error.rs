@@ -31,7 +31,7 @@ pub(super) fn report(err: *mut tenure_error, ended: Result<()>) -> i32 {
 }
 
 #[cold]
-fn failed(err: *mut tenure_error, e: &Error) -> i32 {
+pub(super) fn failed(err: *mut tenure_error, e: &Error) -> i32 {
     fill(err, e.status(), e.os_errno(), e.token(), e.message());
     e.status() as i32
 }

@@ -38,7 +38,7 @@ impl Object for GateObject {
 /// Parameters: node; name - 1 to 64 printable ASCII characters, the node's only gate of that name; config - `gate.*` settings that go before the
 /// node's, or 0; out_gate - where the handle goes; err - or NULL.
 /// Returns: #TENURE_OK; #TENURE_MISUSE when a gate of that name is open; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_IO; #TENURE_CLOSED;
-/// #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+/// #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
 /// Memory: end it with tenure_gate_close(), free the handle with tenure_gate_free(). Threads: any; waits for the disk of a durable
 /// node. Since: 0.1.
 #[unsafe(no_mangle)]

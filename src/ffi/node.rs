@@ -45,7 +45,7 @@ impl Object for NodeObject {
 /// Parameters: config - the settings, copied; 0 for the defaults: a node in memory; out_node - where the handle goes; err - or NULL.
 /// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for settings that contradict each other; #TENURE_DATA_LOST, #TENURE_DATA_CORRUPT,
 /// #TENURE_DATA_FOREIGN, #TENURE_DATA_LOCKED, #TENURE_DATA_VERSION for a directory that is refused, the message names the
-/// file; #TENURE_IO; #TENURE_LIMIT; #TENURE_BAD_HANDLE.
+/// file; #TENURE_IO; #TENURE_LIMIT; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE.
 /// Memory: close the node with tenure_node_close(), then free the handle with tenure_node_free(). Threads: any; waits for the
 /// disk. Since: 0.1.
 #[unsafe(no_mangle)]

@@ -26,7 +26,7 @@ const EMPTY: tenure_lock_opts = tenure_lock_opts {
 
 /// # Safety
 /// `given` must be NULL or a readable struct of the size that it says.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn lock_options(given: *const tenure_lock_opts) -> Result<LockOptions> {
     if given.is_null() {
         return Ok(LockOptions::default());
@@ -34,7 +34,7 @@ pub(super) unsafe fn lock_options(given: *const tenure_lock_opts) -> Result<Lock
     // SAFETY: the caller's promise.
     let o = unsafe { sized(given, "opts", FIRST_VERSION, EMPTY)? };
     if o.flags & !(TENURE_LOCK_REENTRANT | TENURE_LOCK_MANUAL) != 0 {
-        return Err(Error::invalid("opts.flags", format_args!("{:#x} has unknown bits", o.flags)));
+        return Err(unknown_flags(o.flags));
     }
     reserved("opts", &[u64::from(o.reserved0), o.reserved[0], o.reserved[1], o.reserved[2], o.reserved[3]])?;
     const EXCLUSIVE: i32 = tenure_lock_mode::Exclusive as i32;
@@ -44,7 +44,7 @@ pub(super) unsafe fn lock_options(given: *const tenure_lock_opts) -> Result<Lock
         EXCLUSIVE => LockMode::Exclusive,
         SHARED => LockMode::Shared,
         PERMITS => LockMode::Permits { count: o.permits, limit: o.permits_limit },
-        other => return Err(Error::invalid("opts.mode", format_args!("{other} is no lock mode"))),
+        other => return Err(unknown_mode(other)),
     };
     // SAFETY: the caller's promise holds for what the struct points to as well.
     let metadata = unsafe { bytes(o.metadata, "opts.metadata", METADATA_MAX)? };
@@ -56,4 +56,14 @@ pub(super) unsafe fn lock_options(given: *const tenure_lock_opts) -> Result<Lock
         reentrant: o.flags & TENURE_LOCK_REENTRANT != 0,
         metadata: metadata.to_vec(),
     })
+}
+
+#[cold]
+fn unknown_flags(flags: u32) -> Error {
+    Error::invalid("opts.flags", format_args!("{flags:#x} has unknown bits"))
+}
+
+#[cold]
+fn unknown_mode(mode: i32) -> Error {
+    Error::invalid("opts.mode", format_args!("{mode} is no lock mode"))
 }

@@ -54,7 +54,7 @@ pub(super) unsafe fn key<'a>(given: tenure_bytes) -> Result<&'a [u8]> {
 /// Parameters: node; name - 1 to 64 printable ASCII characters, seen by others as the holder's; ttl_ms - how long the session lives
 /// without a renewal, 100 to 86400000; out_session - where the handle goes; err - or NULL.
 /// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_IO;
-/// #TENURE_WOULD_DEADLOCK in a log callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+/// #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
 /// Memory: end it with tenure_session_close(), free the handle with tenure_session_free().
 /// Threads: any; waits for the disk of a durable node. Since: 0.1.
 #[unsafe(no_mangle)]

@@ -15,6 +15,7 @@ use std::sync::Once;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, fence};
 
+use super::guard::contained;
 use crate::base::{Error, Result, Status, process};
 
 const SLOT_BITS: u32 = 24;
@@ -349,7 +350,8 @@ impl<T> Drop for Pin<T> {
         }
         self.record.depth.set(self.at);
         if RETIRED.load(Relaxed) != 0 {
-            reclaim();
+            // The destructors of whole objects may run here.
+            contained(reclaim);
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct tenure_error {
     /// 0.
     pub reserved: [u64; 2],
     /// One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
-    pub message: [u8; 216],
+    pub message: [c_char; 216],
 }
 
 /// A set of settings, see docs/configuration.md. 0 names none. Only one thread at a time may fill one in.

@@ -30,6 +30,8 @@ pub mod mode {
     pub const SHUT: u32 = 6;
     /// A permit that its write class does not ask of the lease.
     pub const EXEMPT: u32 = 7;
+    /// The permit of a batch that writes nothing: never refused, always held.
+    pub const EMPTY: u32 = 8;
 }
 
 /// Which clock the library judges by ([`Cell::kind`]).

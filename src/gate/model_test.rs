@@ -4,7 +4,7 @@
 //! The process-wide barrier is modelled by a sequentially consistent fence on both sides, which is what membarrier(2) makes of the
 //! compiler barrier on the writers' side.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

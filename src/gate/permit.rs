@@ -54,13 +54,21 @@ impl CellRef {
         self.enter_class(WriteClass::Client)
     }
 
-    /// Asks to let a write of this class in. A batch that writes nothing needs no permit and should not ask.
+    /// Asks to let a write of this class in.
     ///
     /// # Errors
     /// The reason for which it is refused.
     #[inline]
     pub fn enter_class(self, class: WriteClass) -> Result<Permit, Reason> {
         slow::enter_slow(self, class).map(Permit)
+    }
+
+    /// As [`CellRef::enter_class`] for a batch of so many writes. One of none, or of reads only, is never refused, and always held.
+    ///
+    /// # Errors
+    /// The reason for which it is refused.
+    pub fn enter_batch(self, class: WriteClass, writes: usize) -> Result<Permit, Reason> {
+        if writes == 0 { Ok(Permit(RawPermit::uncounted(self, mode::EMPTY))) } else { self.enter_class(class) }
     }
 
     /// The epoch under which a write would be let in now. No permit is counted: a drain does not wait for what follows.
@@ -101,6 +109,13 @@ pub struct RawPermit {
     pub slot: u32,
     /// [`mode`] in which it was given; 0 once it has ended.
     pub mode: u32,
+}
+
+/// A permit that has ended.
+impl Default for RawPermit {
+    fn default() -> RawPermit {
+        RawPermit { cell: std::ptr::null(), epoch: 0, slot: 0, mode: mode::WIPED }
+    }
 }
 
 impl RawPermit {

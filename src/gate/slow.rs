@@ -138,6 +138,7 @@ pub fn precommit_slow(permit: &RawPermit) -> Verdict {
 /// The verdict, and whether the write is late: a weaker mode lets late ones pass.
 fn judge(words: &Cell, permit: &RawPermit) -> (Verdict, bool) {
     match words.mode.load(Relaxed) {
+        _ if permit.mode == mode::EMPTY => (Verdict::Held, false),
         mode::WIPED | mode::SHUT => (Verdict::Uncertain, true),
         mode::DISABLED => (Verdict::Held, false),
         mode::LOG_ONLY => (Verdict::Held, permit.slot != 0 && margin(words, permit).is_none()),

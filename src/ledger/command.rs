@@ -299,7 +299,8 @@ impl From<Refusal> for Error {
     }
 }
 
-/// The answer to an operation.
+/// The answer to an operation. Its tag is a word so that the compiler moves it in words.
+#[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Outcome {
     /// The session asked for by `OpenSession`.

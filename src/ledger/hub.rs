@@ -1,7 +1,7 @@
 //! What all shards share: parameters, sessions, tokens, the budget of locks, multi-key requests, the nearest deadline.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::base::{Key, SessionId, Token};
 use super::command::{Event, Fault, LimitKind, Mode, Outcome, Refusal, Spec};
 use super::params::Params;
 use super::session::Sessions;
-use super::slab::AMOUNT_MAX;
+use super::slab::{AMOUNT_MAX, Name, Probe};
 use super::view::SessionInfo;
 
 /// No deadline.
@@ -36,6 +36,7 @@ pub(crate) struct Hub {
     pub(super) shared: bool,
     pub(super) sessions: Sessions,
     hasher: DefaultHashBuilder,
+    seeds: [u64; 3],
     /// By first ticket.
     groups: Mutex<BTreeMap<u64, Group>>,
     /// A counter for tokens and tickets both, so that one order covers them.
@@ -48,11 +49,13 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(params: Params, shards: usize, shared: bool) -> Hub {
+        let hasher = DefaultHashBuilder::default();
         Hub {
             params,
             shared,
             sessions: Sessions::new(),
-            hasher: DefaultHashBuilder::default(),
+            seeds: [0u64, 1, 2].map(|n| hasher.hash_one(n) | 1),
+            hasher,
             groups: Mutex::default(),
             counter: Apart(AtomicU64::new(0)),
             budget: Apart(AtomicU64::new(params.max_locks)),
@@ -61,12 +64,32 @@ impl Hub {
         }
     }
 
+    /// Makes ready to look for a key.
     #[inline]
-    pub(crate) fn hash(&self, key: &Key) -> u64 {
-        // The bytes alone: what they are hashed with is nobody's business but this table's.
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key.as_bytes());
-        hasher.finish()
+    pub(crate) fn probe<'k>(&self, key: &'k Key) -> Probe<'k> {
+        match key.words() {
+            Some(words) => Probe { hash: self.hash_words(words), words, key },
+            None => Probe { hash: self.hasher.hash_one(key.as_bytes()), words: [0; 3], key },
+        }
+    }
+
+    pub(super) fn hash_name(&self, name: &Name) -> u64 {
+        match name {
+            Name::Short(words) => self.hash_words(*words),
+            Name::Long(bytes) => self.hasher.hash_one(&**bytes),
+            Name::Vacant => 0,
+        }
+    }
+
+    /// Two folded multiplications with secret seeds, as in wyhash.
+    #[inline]
+    fn hash_words(&self, [a, b, c]: [u64; 3]) -> u64 {
+        let fold = |x: u64, y: u64| {
+            let product = u128::from(x) * u128::from(y);
+            product as u64 ^ (product >> 64) as u64
+        };
+        let [s, t, u] = self.seeds;
+        fold(fold(a ^ s, b ^ t) ^ c, u)
     }
 
     /// The next `n` tokens or tickets; the first of them.
@@ -160,10 +183,10 @@ impl Hub {
         if spec.lock_delay_ms > p.max_ttl_ms {
             return Err(Refusal::Invalid(Fault::LockDelay));
         }
-        if let Mode::Permits { count, limit } = spec.mode {
-            if count == 0 || count > limit || limit > AMOUNT_MAX {
-                return Err(Refusal::Invalid(Fault::Permits));
-            }
+        if let Mode::Permits { count, limit } = spec.mode
+            && (count == 0 || count > limit || limit > AMOUNT_MAX)
+        {
+            return Err(Refusal::Invalid(Fault::Permits));
         }
         if spec.reentrant && (keys != 1 || spec.mode != Mode::Exclusive) {
             return Err(Refusal::Invalid(Fault::Reentrant));
@@ -194,12 +217,14 @@ pub(crate) struct Cx<'a> {
     pub(crate) nearer: bool,
     /// A deadline that is already past was noted.
     pub(super) overdue: bool,
+    /// Nothing was done, and the answer means nothing: the operation concerns other shards as well.
+    pub(crate) escalated: bool,
 }
 
 impl<'a> Cx<'a> {
     #[inline]
     pub(crate) fn new(hub: &'a Hub, now: Now<'a>, whole: bool) -> Cx<'a> {
-        Cx { hub, now, whole, events: Vec::new(), ready: Vec::new(), nearer: false, overdue: false }
+        Cx { hub, now, whole, events: Vec::new(), ready: Vec::new(), nearer: false, overdue: false, escalated: false }
     }
 
     #[inline]
@@ -214,6 +239,14 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// Says that the operation needs every shard; the answer to return with it is of no account.
+    #[cold]
+    pub(super) fn escalate(&mut self) -> Outcome {
+        debug_assert!(!self.whole, "every shard is at hand");
+        self.escalated = true;
+        Outcome::Ticked
+    }
+
     pub(super) fn known_now(&self) -> Option<u64> {
         match self.now {
             Now::At(now) => Some(now),
@@ -222,16 +255,8 @@ impl<'a> Cx<'a> {
     }
 }
 
-/// How an operation on one shard went.
-#[derive(Debug)]
-pub(crate) enum Step {
-    Done(Outcome),
-    /// Nothing was done: the operation concerns other shards as well.
-    Escalate,
-}
-
-pub(super) fn refuse(refusal: Refusal) -> Step {
-    Step::Done(Outcome::Refused(refusal))
+pub(super) fn refuse(refusal: Refusal) -> Outcome {
+    Outcome::Refused(refusal)
 }
 
 pub(super) fn granted(token: u64, remaining_ms: u64, depth: u32) -> Outcome {

@@ -22,10 +22,11 @@ mod world;
 pub use command::{
     Entry, Event, Fault, LimitKind, LossReason, Mode, Obstacle, Op, Outcome, Refusal, Renew, Request, Spec, Stamp, Wait, WaitEnd,
 };
-pub(crate) use hub::{Cx, Hub, NEVER, Now, Step};
+pub(crate) use hub::{Cx, Hub, NEVER, Now};
 pub use params::Params;
 pub(crate) use query::page;
 pub(crate) use shard::{Asks, Shard};
+pub(crate) use slab::Probe;
 pub use snapshot::Restore;
 pub use state::{Ledger, LogId};
 pub use view::{Counts, Holder, LockInfo, SessionInfo, Waiter};

@@ -6,16 +6,16 @@ use super::command::LossReason;
 use super::hub::Cx;
 use super::session::Sessions;
 use super::shard::Shard;
-use super::slab::NONE;
+use super::slab::{NONE, Probe};
 use super::view::{Holder, LockInfo, SessionInfo, Waiter};
 
 impl Shard {
     /// What is around a key at this time; `None` when nothing is.
-    pub(crate) fn lock_info(&self, cx: &mut Cx<'_>, hash: u64, key: &Key) -> Option<LockInfo> {
+    pub(crate) fn lock_info(&self, cx: &mut Cx<'_>, probe: &Probe<'_>) -> Option<LockInfo> {
         let now = cx.now();
-        let entry = self.find(hash, key)?;
+        let entry = self.find(probe)?;
         let (first, mut delay_until, limit) = self.extra(entry).map_or((NONE, 0, 0), |x| (x.first, x.delay_until, x.limit));
-        let mut info = LockInfo { key: key.clone(), holders: Vec::new(), waiters: Vec::new(), delay_ms: 0 };
+        let mut info = LockInfo { key: probe.key.clone(), holders: Vec::new(), waiters: Vec::new(), delay_ms: 0 };
         let mut at = self.entries[entry].holds;
         while at != NONE {
             let r = &self.records[at];
@@ -60,13 +60,13 @@ impl Shard {
 
     /// The first keys here in order of bytes that begin with `prefix` and come after `after`; at most `limit`.
     pub(crate) fn keys(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Vec<Key> {
-        let wanted = |k: &&Key| k.as_bytes().starts_with(prefix) && after.is_none_or(|a| *k > a);
-        let mut keys: Vec<&Key> = self.entries.iter().filter_map(|e| e.key.as_ref()).filter(wanted).collect();
+        let wanted = |k: &Key| k.as_bytes().starts_with(prefix) && after.is_none_or(|a| k > a);
+        let mut keys: Vec<Key> = self.entries.iter().filter_map(|e| e.name.key()).filter(wanted).collect();
         if keys.len() > limit {
             keys.select_nth_unstable(limit);
             keys.truncate(limit);
         }
-        keys.into_iter().cloned().collect()
+        keys
     }
 
     pub(crate) fn key_count(&self) -> u64 {

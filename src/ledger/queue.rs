@@ -30,6 +30,7 @@ impl Shard {
         extra.limit = limit;
     }
 
+    #[inline]
     pub(super) fn add_hold(&mut self, entry: u32, record: u32) {
         let (kind, amount) = (self.records[record].kind(), self.records[record].amount());
         if kind == PERMITS {
@@ -113,6 +114,7 @@ impl Shard {
     }
 
     /// A new grant of a free key, or beside compatible holders.
+    #[inline]
     pub(super) fn grant(&mut self, cx: &mut Cx<'_>, asker: &Asker<'_>, entry: u32, token: u64, terms: Terms<'_>) -> Outcome {
         let now = cx.now();
         debug_assert!(cx.hub.shared || asker.slot.lives(now), "I-08: a grant goes to a living session");
@@ -131,7 +133,7 @@ impl Shard {
     pub(super) fn enqueue(&mut self, cx: &mut Cx<'_>, asker: &Asker<'_>, entry: u32, ticket: u64, wait: u64, terms: Terms<'_>) -> u32 {
         let now = cx.now();
         let record = self.record(cx, asker, entry, ticket, now, Terms { flags: terms.flags | WAITING, ..terms });
-        let until = now.saturating_add(wait).min(NEVER);
+        let until = now.saturating_add(wait);
         self.records[record].set_since(until);
         if terms.limit != 0 {
             self.use_permits(entry, terms.limit);
@@ -163,10 +165,10 @@ impl Shard {
     /// A wait is over without a grant.
     pub(super) fn end_wait(&mut self, cx: &mut Cx<'_>, record: u32, why: WaitEnd) {
         let (session, req) = (self.session_of(cx, record), self.records[record].req);
-        if self.records[record].is(REMEMBERED) {
-            if let Some(slot) = self.slot_of(cx, record) {
-                slot.settle(req, Outcome::WaitEnded(why));
-            }
+        if self.records[record].is(REMEMBERED)
+            && let Some(slot) = self.slot_of(cx, record)
+        {
+            slot.settle(req, Outcome::WaitEnded(why));
         }
         cx.events.push(Event::WaitEnded { session, req, why });
         self.drop_wait(cx, record);
@@ -186,7 +188,7 @@ impl Shard {
     pub(super) fn lose(&mut self, cx: &mut Cx<'_>, record: u32, at: u64, why: LossReason, delay: Option<u32>) {
         let r = &self.records[record];
         let (entry, id, own) = (r.entry, r.id, r.delay());
-        let (session, key) = (self.session_of(cx, record), self.entries[entry].key.clone());
+        let (session, key) = (self.session_of(cx, record), self.entries[entry].name.key());
         self.remove_hold(cx, record);
         let delay = delay.unwrap_or(own);
         if delay != 0 && why != LossReason::Closed {
@@ -198,10 +200,10 @@ impl Shard {
                 self.arm(cx, what, until);
             }
         }
-        if why != LossReason::Closed {
-            if let Some(key) = key {
-                cx.events.push(Event::Lost { session, key, token: Token(id), why });
-            }
+        if why != LossReason::Closed
+            && let Some(key) = key
+        {
+            cx.events.push(Event::Lost { session, key, token: Token(id), why });
         }
     }
 
@@ -267,11 +269,12 @@ impl Shard {
             }
             record = next;
         }
-        if let Some(extra) = self.extra(entry) {
-            if extra.delay_until != 0 && extra.delay_until <= now {
-                self.extra_mut(entry).delay_until = 0;
-                changed = true;
-            }
+        if let Some(extra) = self.extra(entry)
+            && extra.delay_until != 0
+            && extra.delay_until <= now
+        {
+            self.extra_mut(entry).delay_until = 0;
+            changed = true;
         }
         if changed {
             self.pump(cx, entry);

@@ -1,7 +1,7 @@
 //! One part of the lock table, and the operations that concern one key.
 //!
 //! Every operation is a pure method of the shard and a [`Cx`]. A shard knows nothing of other shards: where a request for
-//! several keys waits in a key's queue, the operation answers [`Step::Escalate`] before it has changed anything, unless the
+//! several keys waits in a key's queue, the operation answers [`Cx::escalate`] before it has changed anything, unless the
 //! caller has every shard at hand.
 
 use std::cmp::Reverse;
@@ -9,13 +9,13 @@ use std::collections::BinaryHeap;
 
 use hashbrown::HashTable;
 
-use crate::base::{Key, SessionId};
+use crate::base::SessionId;
 
 use super::clock::HIDDEN_MS;
 use super::command::LossReason;
 use super::hub::Cx;
 use super::session::{Life, Sessions, Slot, end_reasons};
-use super::slab::{Entry, Extra, List, MANUAL, NONE, Record, Slab, Terms, WAITING};
+use super::slab::{Entry, Extra, Inline, List, MANUAL, NONE, Name, Probe, Record, Slab, Terms, WAITING};
 use super::timer::{Timer, What};
 
 /// Lists of sessions that have nothing here any more are kept for their next lock, up to this many beyond those in use.
@@ -53,7 +53,7 @@ pub(crate) struct Shard {
     pub(super) used: u64,
     pub(super) entries: Slab<Entry>,
     pub(super) records: Slab<Record>,
-    pub(super) lists: Slab<List>,
+    pub(super) lists: Inline<List>,
     pub(super) number: usize,
     by_slot: HashTable<u32>,
     pub(super) extras: Slab<Extra>,
@@ -72,8 +72,8 @@ impl Shard {
     // ---- finding -------------------------------------------------------------------------------
 
     #[inline]
-    pub(super) fn find(&self, hash: u64, key: &Key) -> Option<u32> {
-        self.table.find(hash, |&e| self.entries[e].key.as_ref() == Some(key)).copied()
+    pub(super) fn find(&self, probe: &Probe<'_>) -> Option<u32> {
+        self.table.find(probe.hash, |&e| probe.is(&self.entries[e].name)).copied()
     }
 
     pub(super) fn slot_of<'a>(&self, cx: &Cx<'a>, record: u32) -> Option<&'a Slot> {
@@ -149,6 +149,7 @@ impl Shard {
         self.spare >= n
     }
 
+    #[inline]
     pub(super) fn list_for(&mut self, cx: &Cx<'_>, slot_number: u32, slot: &Slot) -> u32 {
         if self.hot != NONE && self.lists[self.hot].slot == slot_number {
             if self.lists[self.hot].first == NONE {
@@ -195,6 +196,7 @@ impl Shard {
     }
 
     /// A record for `asker` on `entry`, last of its session's list, linked to nothing else yet.
+    #[inline]
     pub(super) fn record(&mut self, cx: &Cx<'_>, asker: &Asker<'_>, entry: u32, id: u64, now: u64, terms: Terms<'_>) -> u32 {
         debug_assert!(self.spare > 0);
         self.spare -= 1;
@@ -214,6 +216,7 @@ impl Shard {
         at
     }
 
+    #[inline]
     pub(super) fn unlist(&mut self, record: u32) {
         let Record { list, next_in_list: next, prev_in_list: prev, .. } = self.records[record];
         if prev == NONE {
@@ -246,6 +249,7 @@ impl Shard {
         }
     }
 
+    #[inline]
     pub(super) fn discard(&mut self, cx: &Cx<'_>, record: u32) {
         self.unlist(record);
         self.records[record].vacate();
@@ -258,17 +262,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn new_entry(&mut self, cx: &Cx<'_>, hash: u64, key: &Key) -> u32 {
+    pub(super) fn new_entry(&mut self, cx: &Cx<'_>, probe: &Probe<'_>) -> u32 {
         let entry = self.entries.take();
-        self.entries[entry] = Entry { key: Some(key.clone()), holds: NONE, extra: NONE };
+        self.entries[entry] = Entry { name: probe.name(), holds: NONE, extra: NONE };
         let entries = &self.entries;
-        self.table.insert_unique(hash, entry, |&e| entries[e].key.as_ref().map_or(0, |k| cx.hub.hash(k)));
+        self.table.insert_unique(probe.hash, entry, |&e| cx.hub.hash_name(&entries[e].name));
         entry
     }
 
     /// The entry of `key`, made if there is none.
-    pub(super) fn entry_for(&mut self, cx: &Cx<'_>, hash: u64, key: &Key) -> u32 {
-        self.find(hash, key).unwrap_or_else(|| self.new_entry(cx, hash, key))
+    pub(super) fn entry_for(&mut self, cx: &Cx<'_>, probe: &Probe<'_>) -> u32 {
+        self.find(probe).unwrap_or_else(|| self.new_entry(cx, probe))
     }
 
     /// Forgets the entry if nothing keeps it.
@@ -277,8 +281,10 @@ impl Shard {
         if holds != NONE || (extra != NONE && (self.extras[extra].first != NONE || self.extras[extra].delay_until != 0)) {
             return;
         }
-        let Some(key) = &self.entries[entry].key else { return };
-        let hash = cx.hub.hash(key);
+        if matches!(self.entries[entry].name, Name::Vacant) {
+            return;
+        }
+        let hash = cx.hub.hash_name(&self.entries[entry].name);
         self.forget(hash, entry);
         if extra != NONE {
             self.extras.give(extra);
@@ -289,7 +295,7 @@ impl Shard {
         if let Ok(bucket) = self.table.find_entry(hash, |&e| e == entry) {
             bucket.remove();
         }
-        self.entries[entry].key = None;
+        self.entries[entry].name = Name::Vacant;
         self.entries.give(entry);
     }
 
@@ -339,6 +345,6 @@ impl Shard {
     /// For bulk loading: room for this many keys.
     pub(super) fn reserve(&mut self, cx: &Cx<'_>, keys: usize) {
         let entries = &self.entries;
-        self.table.reserve(keys, |&e| entries[e].key.as_ref().map_or(0, |k| cx.hub.hash(k)));
+        self.table.reserve(keys, |&e| cx.hub.hash_name(&entries[e].name));
     }
 }

@@ -14,54 +14,97 @@ pub(super) trait Place: Default {
     fn chain(&mut self) -> &mut u32;
 }
 
-/// Places in the first chunk, and in each further one.
-const FIRST: usize = 16;
-const CHUNK: usize = 256;
+/// Places in each chunk after the first.
+const CHUNK: usize = 128;
 
-/// Numbered places that never move, the last freed reused first: those are in the cache. The first few are one load away;
-/// the others are in chunks, so that growing copies nothing and leaves no holes behind.
-#[repr(C)]
-pub(super) struct Slab<T> {
-    first: Vec<T>,
-    free: u32,
-    more: Vec<Vec<T>>,
+/// Where a slab's first places are: in it, or one load away.
+pub(super) trait First<T>: Default {
+    const LEN: usize;
+    fn places(&self) -> &[T];
+    fn places_mut(&mut self) -> &mut [T];
+    /// Called before the first use.
+    fn prepare(&mut self) {}
 }
 
-impl<T> Default for Slab<T> {
-    fn default() -> Slab<T> {
-        Slab { first: Vec::new(), free: NONE, more: Vec::new() }
+impl<T: Default> First<T> for [T; 4] {
+    const LEN: usize = 4;
+    #[inline(always)]
+    fn places(&self) -> &[T] {
+        self
+    }
+    #[inline(always)]
+    fn places_mut(&mut self) -> &mut [T] {
+        self
     }
 }
 
-impl<T: Place> Slab<T> {
+/// Most nodes have few locks, and each shard a few dozen at most.
+type Near<T> = Option<Box<[T; 32]>>;
+
+impl<T: Default> First<T> for Near<T> {
+    const LEN: usize = 32;
+    #[inline(always)]
+    fn places(&self) -> &[T] {
+        self.as_deref().map_or(&[], |places| &places[..])
+    }
+    #[inline(always)]
+    fn places_mut(&mut self) -> &mut [T] {
+        self.as_deref_mut().map_or(&mut [], |places| &mut places[..])
+    }
+    fn prepare(&mut self) {
+        *self = Some(Box::new(std::array::from_fn(|_| T::default())));
+    }
+}
+
+struct More<T>(Vec<Vec<T>>);
+
+/// Numbered places that never move, the last freed reused first: those are in the cache. The first few cost one load at
+/// most; the others are in chunks, so that growing copies nothing and leaves no holes behind.
+#[repr(C)]
+pub(super) struct Slab<T, F = Near<T>> {
+    free: u32,
+    len: u32,
+    more: Option<Box<More<T>>>,
+    first: F,
+}
+
+/// A slab whose first places are in it.
+pub(super) type Inline<T> = Slab<T, [T; 4]>;
+
+impl<T, F: First<T>> Default for Slab<T, F> {
+    fn default() -> Slab<T, F> {
+        Slab { free: NONE, len: 0, more: None, first: F::default() }
+    }
+}
+
+impl<T: Place, F: First<T>> Slab<T, F> {
     #[inline]
     pub(super) fn take(&mut self) -> u32 {
-        if self.free != NONE {
-            let at = self.free;
-            self.free = *self[at].chain();
-            return at;
+        if self.free == NONE {
+            return self.grow();
         }
-        self.grow()
+        let at = self.free;
+        self.free = *self[at].chain();
+        at
     }
 
     #[cold]
     fn grow(&mut self) -> u32 {
-        if self.first.len() < FIRST {
-            // Few shards need more than a few places, and most nodes have few locks.
-            if self.first.capacity() == self.first.len() {
-                self.first.reserve_exact(if self.first.is_empty() { 2 } else { FIRST - self.first.len() });
+        let at = self.len;
+        self.len += 1;
+        if at == 0 {
+            self.first.prepare();
+        }
+        if at as usize >= F::LEN {
+            let more = self.more.get_or_insert_with(|| Box::new(More(Vec::new())));
+            if more.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                more.0.push(Vec::with_capacity(CHUNK));
             }
-            self.first.push(T::default());
-            return (self.first.len() - 1) as u32;
+            if let Some(chunk) = more.0.last_mut() {
+                chunk.push(T::default());
+            }
         }
-        if self.more.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.more.push(Vec::with_capacity(CHUNK));
-        }
-        let before = FIRST + (self.more.len() - 1) * CHUNK;
-        self.more.last_mut().map_or(NONE, |chunk| {
-            chunk.push(T::default());
-            (before + chunk.len() - 1) as u32
-        })
+        at
     }
 
     #[inline]
@@ -72,24 +115,31 @@ impl<T: Place> Slab<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.first.iter().chain(self.more.iter().flatten())
+        let more = self.more.iter().flat_map(|more| more.0.iter().flatten());
+        self.first.places().iter().take(self.len as usize).chain(more)
     }
 }
 
-impl<T> Index<u32> for Slab<T> {
+impl<T, F: First<T>> Index<u32> for Slab<T, F> {
     type Output = T;
-    #[inline]
+    #[inline(always)]
     fn index(&self, at: u32) -> &T {
         let at = at as usize;
-        if at < FIRST { &self.first[at] } else { &self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
+        match &self.more {
+            Some(more) if at >= F::LEN => &more.0[(at - F::LEN) / CHUNK][(at - F::LEN) % CHUNK],
+            _ => &self.first.places()[at],
+        }
     }
 }
 
-impl<T> IndexMut<u32> for Slab<T> {
-    #[inline]
+impl<T, F: First<T>> IndexMut<u32> for Slab<T, F> {
+    #[inline(always)]
     fn index_mut(&mut self, at: u32) -> &mut T {
         let at = at as usize;
-        if at < FIRST { &mut self.first[at] } else { &mut self.more[(at - FIRST) / CHUNK][(at - FIRST) % CHUNK] }
+        match &mut self.more {
+            Some(more) if at >= F::LEN => &mut more.0[(at - F::LEN) / CHUNK][(at - F::LEN) % CHUNK],
+            _ => &mut self.first.places_mut()[at],
+        }
     }
 }
 
@@ -302,9 +352,53 @@ impl<'a> Terms<'a> {
     }
 }
 
+/// A key as the table keeps it. Words and not bytes: what was written as words is read back as words without a stall.
+#[derive(Default)]
+pub(super) enum Name {
+    #[default]
+    Vacant,
+    Short([u64; 3]),
+    Long(Box<[u8]>),
+}
+
+impl Name {
+    pub(super) fn key(&self) -> Option<Key> {
+        match self {
+            Name::Vacant => None,
+            Name::Short(words) => Some(Key::from_words(*words)),
+            Name::Long(bytes) => Key::new(bytes).ok(),
+        }
+    }
+}
+
+/// A key that is looked for, with its hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe<'k> {
+    pub(crate) hash: u64,
+    /// Of a short key; zeros for a long one.
+    pub(super) words: [u64; 3],
+    pub(super) key: &'k Key,
+}
+
+impl Probe<'_> {
+    #[inline]
+    pub(super) fn is(&self, name: &Name) -> bool {
+        match name {
+            Name::Short(words) => *words == self.words,
+            Name::Long(bytes) => self.words == [0; 3] && **bytes == *self.key.as_bytes(),
+            Name::Vacant => false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn name(&self) -> Name {
+        if self.words == [0; 3] { Name::Long(self.key.as_bytes().into()) } else { Name::Short(self.words) }
+    }
+}
+
 /// A key that is held, waited for, or in its delay.
 pub(super) struct Entry {
-    pub(super) key: Option<Key>,
+    pub(super) name: Name,
     /// The first holder.
     pub(super) holds: u32,
     /// What few keys need; [`NONE`] while there is at most one holder and nothing else.
@@ -313,7 +407,7 @@ pub(super) struct Entry {
 
 impl Default for Entry {
     fn default() -> Entry {
-        Entry { key: None, holds: NONE, extra: NONE }
+        Entry { name: Name::Vacant, holds: NONE, extra: NONE }
     }
 }
 
@@ -397,12 +491,12 @@ mod tests {
     #[test]
     fn a_held_lock_stays_small() {
         assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
-        assert!(size_of::<Entry>() <= 32, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 40, "{}", size_of::<Entry>());
     }
 
     #[test]
     fn places_are_reused_last_freed_first() {
-        let mut slab = Slab::<List>::default();
+        let mut slab = Inline::<List>::default();
         let (a, b, c) = (slab.take(), slab.take(), slab.take());
         slab.give(a);
         slab.give(c);
@@ -434,6 +528,6 @@ mod tests {
         assert_eq!((r.at(), r.since), (200, 200));
         r.clear(WAITING | GROUP);
         r.set_amount(5);
-        assert_eq!((r.flags(), r.amount()), (0xff & !(WAITING | GROUP), 5));
+        assert_eq!((r.flags(), r.amount()), (!(WAITING | GROUP), 5));
     }
 }

@@ -181,7 +181,7 @@ impl Ledger {
             records.extend(live.map(|(at, r)| (r.id, number as u32, at as u32)));
             for entry in shard.entries.iter().filter(|e| e.extra != NONE) {
                 let extra = &shard.extras[entry.extra];
-                if let Some(key) = entry.key.clone().filter(|_| extra.delay_until != 0) {
+                if let Some(key) = entry.name.key().filter(|_| extra.delay_until != 0) {
                     delays.push(DelayImage { id: extra.delay_id, key, until: extra.delay_until });
                 }
             }
@@ -210,7 +210,7 @@ impl Ledger {
         Some(RecordImage {
             id: r.id,
             session: self.hub.sessions.at(shard.lists[r.list].slot)?.id(),
-            key: shard.entries[r.entry].key.clone()?,
+            key: shard.entries[r.entry].name.key()?,
             at: r.at(),
             since: r.since,
             req: r.req,
@@ -375,12 +375,12 @@ impl Ledger {
         let mut cx = Cx::new(&self.hub, Now::At(self.clock.now()), false);
         for image in images {
             let Some(slot) = self.hub.sessions.find(image.session) else { return Err(corrupt("a record has no session")) };
-            let hash = self.hub.hash(&image.key);
-            let shard = &mut self.shards[shard_of(hash, count)];
+            let probe = self.hub.probe(&image.key);
+            let shard = &mut self.shards[shard_of(probe.hash, count)];
             if !shard.need(&cx, 1) {
                 return Err(corrupt("more records than its limit"));
             }
-            let entry = shard.entry_for(&cx, hash, &image.key);
+            let entry = shard.entry_for(&cx, &probe);
             let asker = Asker { session: image.session, slot, req: image.req, flags: 0 };
             let terms = Terms {
                 ttl: image.ttl,
@@ -405,9 +405,9 @@ impl Ledger {
         let count = self.shards.len();
         let mut cx = Cx::new(&self.hub, Now::At(self.clock.now()), false);
         for image in images {
-            let hash = self.hub.hash(&image.key);
-            let shard = &mut self.shards[shard_of(hash, count)];
-            let entry = shard.entry_for(&cx, hash, &image.key);
+            let probe = self.hub.probe(&image.key);
+            let shard = &mut self.shards[shard_of(probe.hash, count)];
+            let entry = shard.entry_for(&cx, &probe);
             let extra = shard.extra_mut(entry);
             (extra.delay_until, extra.delay_id) = (image.until, image.id);
             let what = What::Delay(shard.entries[entry].extra);

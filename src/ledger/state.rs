@@ -120,8 +120,8 @@ impl Ledger {
 
     /// A lock and everybody around it; `None` when nobody holds it, waits for it, or must wait out its delay.
     pub fn lock(&self, key: &Key) -> Option<LockInfo> {
-        let hash = self.hub.hash(key);
-        self.shards[shard_of(hash, self.shards.len())].lock_info(&mut self.cx(), hash, key)
+        let probe = self.hub.probe(key);
+        self.shards[shard_of(probe.hash, self.shards.len())].lock_info(&mut self.cx(), &probe)
     }
 
     /// The locks whose names begin with `prefix` and come after `after`, in order of bytes: from the first `limit` names in use.

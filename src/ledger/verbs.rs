@@ -2,18 +2,18 @@
 
 use hashbrown::hash_table::Entry as Bucket;
 
-use crate::base::{Key, SessionId, Token};
+use crate::base::{SessionId, Token};
 
 use super::command::{Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, Spec, Wait, WaitEnd};
-use super::hub::{Cx, Step, granted, refuse};
+use super::hub::{Cx, granted, refuse};
 use super::session::{Life, Sessions, Slot, end_reasons};
 use super::shard::{Asker, Asks, Shard};
-use super::slab::{AMOUNT_MAX, Entry, GROUP, NONE, PERMITS, REENTRANT, Record, SHARED, Terms, WAITING};
+use super::slab::{AMOUNT_MAX, Entry, GROUP, NONE, Name, PERMITS, Probe, REENTRANT, Record, SHARED, Terms, WAITING};
 
 impl Shard {
     /// `asks`: who, under which number, and with which flags.
     #[inline]
-    pub(crate) fn acquire(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, asks: Asks, spec: &Spec, wait: Wait) -> Step {
+    pub(crate) fn acquire(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, asks: Asks, spec: &Spec, wait: Wait) -> Outcome {
         let (now, hub) = (cx.now(), cx.hub);
         // With this shard at hand the session cannot be cleared away, so what is granted here will be found when it ends.
         let Some(slot) = hub.sessions.living(asks.session, now) else { return refuse(Refusal::NoSession) };
@@ -28,19 +28,19 @@ impl Shard {
         if self.spare == 0 && !self.need(cx, 1) {
             // Other shards may have places to spare.
             let max = cx.hub.params.max_locks;
-            return if cx.whole { refuse(Refusal::Limit { kind: LimitKind::Locks, max }) } else { Step::Escalate };
+            return if cx.whole { refuse(Refusal::Limit { kind: LimitKind::Locks, max }) } else { cx.escalate() };
         }
         let terms = Terms::of(spec, 0);
         let entries = &self.entries;
-        let same = |&e: &u32| entries[e].key.as_ref() == Some(key);
-        let rehash = |&e: &u32| entries[e].key.as_ref().map_or(0, |k| hub.hash(k));
-        match self.table.entry(hash, same, rehash) {
+        let same = |&e: &u32| probe.is(&entries[e].name);
+        let rehash = |&e: &u32| hub.hash_name(&entries[e].name);
+        match self.table.entry(probe.hash, same, rehash) {
             Bucket::Vacant(bucket) => {
                 let entry = self.entries.take();
                 bucket.insert(entry);
-                self.entries[entry] = Entry { key: Some(key.clone()), holds: NONE, extra: NONE };
+                self.entries[entry] = Entry { name: probe.name(), holds: NONE, extra: NONE };
                 let token = cx.hub.take_tokens(1);
-                Step::Done(self.grant(cx, asker, entry, token, terms))
+                self.grant(cx, asker, entry, token, terms)
             }
             Bucket::Occupied(bucket) => {
                 let entry = *bucket.get();
@@ -49,15 +49,17 @@ impl Shard {
         }
     }
 
-    fn acquire_busy(&mut self, cx: &mut Cx<'_>, entry: u32, asker: &Asker<'_>, terms: Terms<'_>, wait: Wait) -> Step {
+    fn acquire_busy(&mut self, cx: &mut Cx<'_>, entry: u32, asker: &Asker<'_>, terms: Terms<'_>, wait: Wait) -> Outcome {
         if !cx.whole && self.groups_in(entry) {
-            return Step::Escalate;
+            return cx.escalate();
         }
         let kind = terms.flags & (SHARED | PERMITS);
-        if let Some(extra) = self.extra(entry) {
-            if kind == PERMITS && extra.permit_users != 0 && extra.limit != terms.limit {
-                return refuse(Refusal::Invalid(Fault::PermitLimit));
-            }
+        if let Some(extra) = self.extra(entry)
+            && kind == PERMITS
+            && extra.permit_users != 0
+            && extra.limit != terms.limit
+        {
+            return refuse(Refusal::Invalid(Fault::PermitLimit));
         }
         self.settle(cx, entry, kind == PERMITS);
         let first = self.entries[entry].holds;
@@ -68,7 +70,7 @@ impl Shard {
                 r.set_amount(r.amount() + 1);
                 r.req = asker.req;
                 let (id, depth, now) = (r.id, r.amount(), cx.now());
-                return Step::Done(granted(id, self.remaining(cx, first, now), depth));
+                return granted(id, self.remaining(cx, first, now), depth);
             }
         }
         let (waiting, delayed) = self.extra(entry).map_or((0, false), |x| (x.waiting, x.delay_until != 0));
@@ -87,7 +89,7 @@ impl Shard {
             Outcome::Held(self.obstacle(cx, entry))
         };
         self.tidy(cx, entry);
-        Step::Done(outcome)
+        outcome
     }
 
     /// What is in the way on a key.
@@ -106,8 +108,8 @@ impl Shard {
     }
 
     /// A grant of one of several keys that are all free.
-    pub(super) fn grant_part(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, asker: &Asker<'_>, token: u64, spec: &Spec) -> Outcome {
-        let entry = self.entry_for(cx, hash, key);
+    pub(super) fn grant_part(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, asker: &Asker<'_>, token: u64, spec: &Spec) -> Outcome {
+        let entry = self.entry_for(cx, probe);
         self.grant(cx, asker, entry, token, Terms::of(spec, 0))
     }
 
@@ -116,14 +118,13 @@ impl Shard {
     pub(super) fn enqueue_part(
         &mut self,
         cx: &mut Cx<'_>,
-        hash: u64,
-        key: &Key,
+        probe: &Probe<'_>,
         asker: &Asker<'_>,
         ticket: u64,
         wait: u64,
         spec: &Spec,
     ) -> u32 {
-        let entry = self.entry_for(cx, hash, key);
+        let entry = self.entry_for(cx, probe);
         self.enqueue(cx, asker, entry, ticket, wait, Terms::of(spec, GROUP))
     }
 
@@ -143,21 +144,21 @@ impl Shard {
         of == Sessions::slot_number(session) && cx.known_now().is_none_or(|now| now < Self::deadline(r, slot).0)
     }
 
-    fn not_holder(&self, entry: Option<u32>) -> Step {
+    fn not_holder(&self, entry: Option<u32>) -> Outcome {
         let current = match entry.map(|e| self.entries[e].holds) {
             None | Some(NONE) => 0,
             Some(first) => self.records[first].id,
         };
-        Step::Done(Outcome::NotHolder { current: Token(current) })
+        Outcome::NotHolder { current: Token(current) }
     }
 
     #[inline]
-    pub(crate) fn release(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token) -> Step {
+    pub(crate) fn release(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token) -> Outcome {
         let hub = cx.hub;
         let living = |slot: &&Slot| matches!(slot.life(), Life::Renewed(_));
         let Some(slot) = hub.sessions.find(session).filter(living) else { return refuse(Refusal::NoSession) };
         let entries = &self.entries;
-        let Ok(bucket) = self.table.find_entry(hash, |&e| entries[e].key.as_ref() == Some(key)) else { return self.not_holder(None) };
+        let Ok(bucket) = self.table.find_entry(probe.hash, |&e| probe.is(&entries[e].name)) else { return self.not_holder(None) };
         let entry = *bucket.get();
         let first = self.entries[entry].holds;
         let plain = self.entries[entry].extra == NONE && first != NONE;
@@ -168,17 +169,17 @@ impl Shard {
             }
             // Nobody waits and nobody else holds: the key is forgotten.
             bucket.remove();
-            self.entries[entry].key = None;
+            self.entries[entry].name = Name::Vacant;
             self.entries.give(entry);
             self.discard(cx, first);
-            return Step::Done(Outcome::Released { left: 0 });
+            return Outcome::Released { left: 0 };
         }
         self.release_busy(cx, entry, session, token)
     }
 
-    fn release_busy(&mut self, cx: &mut Cx<'_>, entry: u32, session: SessionId, token: Token) -> Step {
+    fn release_busy(&mut self, cx: &mut Cx<'_>, entry: u32, session: SessionId, token: Token) -> Outcome {
         if !cx.whole && self.groups_in(entry) {
-            return Step::Escalate;
+            return cx.escalate();
         }
         // Who waits must know what time it is, and so must a lock-delay.
         let (now, hub) = (cx.now(), cx.hub);
@@ -187,35 +188,35 @@ impl Shard {
         let r = &mut self.records[record];
         if r.kind() == 0 && r.amount() > 1 {
             r.set_amount(r.amount() - 1);
-            return Step::Done(Outcome::Released { left: r.amount() });
+            return Outcome::Released { left: r.amount() };
         }
         self.surrender(cx, record);
-        Step::Done(Outcome::Released { left: 0 })
+        Outcome::Released { left: 0 }
     }
 
-    pub(crate) fn renew(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, token: Token, ttl: u32) -> Step {
+    pub(crate) fn renew(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token, ttl: u32) -> Outcome {
         let (now, hub) = (cx.now(), cx.hub);
         let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
         if !(hub.params.min_ttl_ms..=hub.params.max_ttl_ms).contains(&ttl) {
             return refuse(Refusal::Invalid(Fault::Ttl));
         }
-        let entry = self.find(hash, key);
+        let entry = self.find(probe);
         let Some(record) = entry.and_then(|e| self.current(cx, e, session, slot, token)) else { return self.not_holder(entry) };
         let r = &mut self.records[record];
         r.ttl = ttl;
         r.set_since(now);
         self.arm_hold(cx, record);
-        Step::Done(Outcome::Renewed { remaining_ms: self.remaining(cx, record, now) })
+        Outcome::Renewed { remaining_ms: self.remaining(cx, record, now) }
     }
 
-    pub(crate) fn force_release(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, token: Option<Token>, delay: Option<u32>) -> Step {
+    pub(crate) fn force_release(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, token: Option<Token>, delay: Option<u32>) -> Outcome {
         let now = cx.now();
         if delay.is_some_and(|d| d > cx.hub.params.max_ttl_ms) {
             return refuse(Refusal::Invalid(Fault::LockDelay));
         }
-        let Some(entry) = self.find(hash, key) else { return Step::Done(Outcome::ReleasedMany { count: 0 }) };
+        let Some(entry) = self.find(probe) else { return Outcome::ReleasedMany { count: 0 } };
         if !cx.whole && self.groups_in(entry) {
-            return Step::Escalate;
+            return cx.escalate();
         }
         self.settle(cx, entry, true);
         let mut count = 0;
@@ -230,13 +231,13 @@ impl Shard {
         }
         self.pump(cx, entry);
         self.tidy(cx, entry);
-        Step::Done(Outcome::ReleasedMany { count })
+        Outcome::ReleasedMany { count }
     }
 
     /// Ends what `session` asked for under `req` on this key: the ticket of a group if it was one, otherwise whether something was
     /// found, and whether that was a grant.
-    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>, hash: u64, key: &Key, session: SessionId, req: u64) -> Found {
-        let Some(entry) = self.find(hash, key) else { return Found::Nothing };
+    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, req: u64) -> Found {
+        let Some(entry) = self.find(probe) else { return Found::Nothing };
         self.settle(cx, entry, true);
         let found = self.find_request(cx, entry, session, req);
         let result = match found {

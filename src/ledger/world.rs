@@ -7,10 +7,10 @@ use crate::base::{Key, SessionId};
 
 use super::clock::HIDDEN_MS;
 use super::command::{Event, Fault, LimitKind, Op, Outcome, Refusal, Request, Spec, Wait, WaitEnd};
-use super::hub::{Cx, Group, Hub, NEVER, Step, granted};
+use super::hub::{Cx, Group, Hub, NEVER, granted};
 use super::session::{Dying, Known, Sessions, end_reasons};
 use super::shard::{Asker, Asks, Shard};
-use super::slab::{NONE, REMEMBERED, Terms, WAITING};
+use super::slab::{NONE, Probe, REMEMBERED, Terms, WAITING};
 use super::verbs::Found;
 
 /// Every shard of a ledger.
@@ -47,9 +47,9 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         self.cx.hub
     }
 
-    fn home(&self, key: &Key) -> (usize, u64) {
-        let hash = self.hub().hash(key);
-        (shard_of(hash, self.shards.count()), hash)
+    fn home<'k>(&self, key: &'k Key) -> (usize, Probe<'k>) {
+        let probe = self.hub().probe(key);
+        (shard_of(probe.hash, self.shards.count()), probe)
     }
 
     /// Does what is asked, once: a number that the session remembers gets its old answer.
@@ -60,9 +60,8 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             Op::Tick => Outcome::Ticked,
             Op::OpenSession { nonce, name, ttl_ms } => self.open_session(*nonce, name, *ttl_ms),
             Op::ForceRelease { key, token, delay_ms } => {
-                let (home, hash) = self.home(key);
-                let step = self.shards.shard(home).force_release(&mut self.cx, hash, key, *token, *delay_ms);
-                self.done(step)
+                let (home, probe) = self.home(key);
+                self.shards.shard(home).force_release(&mut self.cx, &probe, *token, *delay_ms)
             }
             op => {
                 let Some(slot) = hub.sessions.living(request.session, now) else { return Outcome::Refused(Refusal::NoSession) };
@@ -92,16 +91,6 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         outcome
     }
 
-    fn done(&mut self, step: Step) -> Outcome {
-        match step {
-            Step::Done(outcome) => outcome,
-            Step::Escalate => {
-                debug_assert!(false, "every shard is at hand");
-                Outcome::Refused(Refusal::NoSession)
-            }
-        }
-    }
-
     fn of_session(&mut self, session: SessionId, op: &Op, flags: u8) -> Outcome {
         match op {
             Op::RenewSession => self.renew_session(session),
@@ -110,15 +99,13 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             Op::AcquireAll { keys, spec, wait_ms, req } => self.acquire_all(Asks { session, req: *req, flags }, keys, spec, *wait_ms),
             Op::Cancel { keys, req } => self.cancel(session, keys, *req),
             Op::Release { key, token } => {
-                let (home, hash) = self.home(key);
-                let step = self.shards.shard(home).release(&mut self.cx, hash, key, session, *token);
-                self.done(step)
+                let (home, probe) = self.home(key);
+                self.shards.shard(home).release(&mut self.cx, &probe, session, *token)
             }
             Op::ReleaseAll => self.release_all(session),
             Op::Renew { key, token, ttl_ms } => {
-                let (home, hash) = self.home(key);
-                let step = self.shards.shard(home).renew(&mut self.cx, hash, key, session, *token, *ttl_ms);
-                self.done(step)
+                let (home, probe) = self.home(key);
+                self.shards.shard(home).renew(&mut self.cx, &probe, session, *token, *ttl_ms)
             }
             Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => Outcome::Ticked,
         }
@@ -157,12 +144,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             for (_, home, record) in self.records_of(session) {
                 let shard = self.shards.shard(home);
                 let entry = shard.records[record].entry;
-                if !shard.records[record].is(WAITING) {
-                    if let Some((at, why)) = shard.lapse(&self.cx, record, now) {
-                        shard.lose(&mut self.cx, record, at, why, None);
-                        shard.pump(&mut self.cx, entry);
-                        shard.tidy(&mut self.cx, entry);
-                    }
+                if !shard.records[record].is(WAITING)
+                    && let Some((at, why)) = shard.lapse(&self.cx, record, now)
+                {
+                    shard.lose(&mut self.cx, record, at, why, None);
+                    shard.pump(&mut self.cx, entry);
+                    shard.tidy(&self.cx, entry);
                 }
             }
         }
@@ -216,10 +203,9 @@ impl<'h, S: Shards> World<'_, 'h, S> {
     // ---- locks ---------------------------------------------------------------------------------
 
     fn acquire(&mut self, asks: Asks, key: &Key, spec: &Spec, wait: Wait) -> Outcome {
-        let (home, hash) = self.home(key);
+        let (home, probe) = self.home(key);
         self.gather_places(home, 1);
-        let step = self.shards.shard(home).acquire(&mut self.cx, hash, key, asks, spec, wait);
-        self.done(step)
+        self.shards.shard(home).acquire(&mut self.cx, &probe, asks, spec, wait)
     }
 
     /// Makes `n` places spare at one shard if there are that many anywhere.
@@ -252,16 +238,16 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         if slot.was_cancelled(req) {
             return refused(Refusal::Cancelled);
         }
-        let homes: Vec<(usize, u64)> = keys.iter().map(|k| self.home(k)).collect();
+        let homes: Vec<(usize, Probe<'_>)> = keys.iter().map(|k| self.home(k)).collect();
         if !self.gather_places(homes[0].0, keys.len() as u64) {
             return refused(Refusal::Limit { kind: LimitKind::Locks, max: p.max_locks });
         }
-        self.settle_keys(keys, &homes);
+        self.settle_keys(&homes);
         let terms = Terms::of(spec, 0);
         let (mut blocked, mut position) = (None, 0);
-        for (key, (home, hash)) in keys.iter().zip(&homes) {
+        for (home, probe) in &homes {
             let shard = self.shards.shard(*home);
-            let Some(entry) = shard.find(*hash, key) else { continue };
+            let Some(entry) = shard.find(probe) else { continue };
             let (waiting, delayed, users, limit) =
                 shard.extra(entry).map_or((0, false, 0, 0), |x| (x.waiting, x.delay_until != 0, x.permit_users, x.limit));
             if terms.limit != 0 && users != 0 && limit != terms.limit {
@@ -275,20 +261,20 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             }
         }
         match (blocked, wait) {
-            (Some(obstacle), None) => return Outcome::Held(obstacle),
+            (Some(obstacle), None) => Outcome::Held(obstacle),
             (blocked, wait) => {
                 let first = hub.take_tokens(keys.len() as u64);
                 let asker = Asker { session, slot, req, flags };
                 let mut answer = granted(first, 0, 1);
-                for ((key, (home, hash)), id) in keys.iter().zip(&homes).zip(first..) {
+                for ((home, probe), id) in homes.iter().zip(first..) {
                     self.move_place(homes[0].0, *home);
                     let shard = self.shards.shard(*home);
                     match (blocked, wait) {
                         (Some(_), Some(wait)) => {
-                            shard.enqueue_part(&mut self.cx, *hash, key, &asker, id, wait, spec);
+                            shard.enqueue_part(&mut self.cx, probe, &asker, id, wait, spec);
                             answer = Outcome::Queued { position };
                         }
-                        _ => answer = shortest(answer, shard.grant_part(&mut self.cx, *hash, key, &asker, id, spec), first),
+                        _ => answer = shortest(answer, shard.grant_part(&mut self.cx, probe, &asker, id, spec), first),
                     }
                 }
                 if blocked.is_some() {
@@ -307,10 +293,10 @@ impl<'h, S: Shards> World<'_, 'h, S> {
     }
 
     /// Records what time has done to these keys.
-    fn settle_keys(&mut self, keys: &[Key], homes: &[(usize, u64)]) {
-        for (key, (home, hash)) in keys.iter().zip(homes) {
+    fn settle_keys(&mut self, homes: &[(usize, Probe<'_>)]) {
+        for (home, probe) in homes {
             let shard = self.shards.shard(*home);
-            if let Some(entry) = shard.find(*hash, key) {
+            if let Some(entry) = shard.find(probe) {
                 shard.settle(&mut self.cx, entry, true);
                 shard.tidy(&self.cx, entry);
             }
@@ -320,8 +306,8 @@ impl<'h, S: Shards> World<'_, 'h, S> {
     fn cancel(&mut self, session: SessionId, keys: &[Key], req: u64) -> Outcome {
         let (mut found, mut was_granted) = (false, false);
         for key in keys {
-            let (home, hash) = self.home(key);
-            match self.shards.shard(home).cancel(&mut self.cx, hash, key, session, req) {
+            let (home, probe) = self.home(key);
+            match self.shards.shard(home).cancel(&mut self.cx, &probe, session, req) {
                 Found::Nothing => {}
                 Found::Wait => found = true,
                 Found::Grant => (found, was_granted) = (true, true),
@@ -333,10 +319,8 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 }
             }
         }
-        if !found {
-            if let Some(slot) = self.hub().sessions.find(session) {
-                slot.remember_cancelled(req);
-            }
+        if !found && let Some(slot) = self.hub().sessions.find(session) {
+            slot.remember_cancelled(req);
         }
         Outcome::Cancelled { was_granted }
     }
@@ -360,12 +344,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             let life = hub.sessions.find(group.session).map_or(super::session::Life::Closed, |s| s.life());
             return self.end_group(first, end_reasons(life).1);
         };
-        let homes: Vec<(usize, u64)> = group.keys.iter().map(|k| self.home(k)).collect();
-        self.settle_keys(&group.keys, &homes);
+        let homes: Vec<(usize, Probe<'_>)> = group.keys.iter().map(|k| self.home(k)).collect();
+        self.settle_keys(&homes);
         let mut places = Vec::with_capacity(homes.len());
-        for ((key, (home, hash)), ticket) in group.keys.iter().zip(&homes).zip(first..) {
+        for ((home, probe), ticket) in homes.iter().zip(first..) {
             let shard = self.shards.shard(*home);
-            let Some(entry) = shard.find(*hash, key) else { return };
+            let Some(entry) = shard.find(probe) else { return };
             let Some(extra) = shard.extra(entry) else { return };
             let (head, delayed) = (extra.first, extra.delay_until != 0);
             if head == NONE || shard.records[head].id != ticket {
@@ -406,18 +390,18 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         let Some(group) = hub.groups().remove(&first) else { return };
         let mut entries = Vec::with_capacity(group.keys.len());
         for (key, ticket) in group.keys.iter().zip(first..) {
-            let (home, hash) = self.home(key);
+            let (home, probe) = self.home(key);
             let shard = self.shards.shard(home);
-            let Some(entry) = shard.find(hash, key) else { continue };
+            let Some(entry) = shard.find(&probe) else { continue };
             let mut record = shard.extra(entry).map_or(NONE, |x| x.first);
             while record != NONE && shard.records[record].id != ticket {
                 record = shard.records[record].next();
             }
             if record != NONE {
-                if shard.records[record].is(REMEMBERED) {
-                    if let Some(slot) = shard.slot_of(&self.cx, record) {
-                        slot.settle(group.req, Outcome::WaitEnded(why));
-                    }
+                if shard.records[record].is(REMEMBERED)
+                    && let Some(slot) = shard.slot_of(&self.cx, record)
+                {
+                    slot.settle(group.req, Outcome::WaitEnded(why));
                 }
                 shard.drop_wait(&self.cx, record);
                 entries.push((home, entry));

@@ -1,13 +1,15 @@
 //! Which form of the ledger a node runs, and what it is told.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Env;
 use super::core::Sink;
-use crate::base::{Config, NodeId, Result};
-use crate::engine::{Engine, MemoryEngine};
+use crate::base::{Config, Error, NodeId, Result, Status};
+use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
+use crate::store::{Owner, RedbState, StateStore};
 
 /// The ledger's parameters for these settings.
 fn params(config: &Config) -> Result<Params> {
@@ -22,6 +24,10 @@ fn params(config: &Config) -> Result<Params> {
 
 /// The engine, and the node's name: the one asked for, or one of its own making.
 pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
+    let path = config.get("data_dir")?;
+    if !path.is_empty() {
+        return durable(Path::new(path), config, named.as_ref(), env, sink);
+    }
     let id = match named {
         Some(id) => id,
         None => NodeId::new(&format!("node-{:016x}", env.rng.next_u64()))?,
@@ -30,9 +36,77 @@ pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink
     Ok((Engine::Memory(MemoryEngine::new(params(config)?, shards, env.clock.clone(), sink)), id))
 }
 
+fn durable(path: &Path, config: &Config, named: Option<&NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
+    let owner = Owner { cluster_id: config.get("cluster_id")?, node_id: named, create: config.flag("data_dir_create")? };
+    let options = DurableOptions {
+        params: params(config)?,
+        segment_bytes: config.number("wal_segment_bytes")?,
+        snapshot_bytes: config.number("snapshot_bytes")?,
+        sync_releases: false,
+    };
+    let engine = DurableEngine::open(path, &owner, options, env.clock.clone(), &mut *env.rng, sink)?;
+    let id = NodeId::new(engine.identity().map_or("", |i| &i.node_id))?;
+    Ok((Engine::Durable(engine), id))
+}
+
+/// Small values in a data directory.
+trait Kept: Send + Sync {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
+    fn put(&self, key: &str, value: &[u8]) -> Result<()>;
+}
+
+impl Kept for Values {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        Values::get(self, key)
+    }
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        Values::put(self, key, value)
+    }
+}
+
+impl Kept for Arc<RedbState> {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.get_meta(key)
+    }
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.put_meta(key, value)
+    }
+}
+
+/// Epochs in a data directory.
+struct DurableEpochs<K>(K);
+
+impl<K> std::fmt::Debug for DurableEpochs<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DurableEpochs")
+    }
+}
+
+impl<K> DurableEpochs<K> {
+    fn key(gate: &str) -> String {
+        format!("gate.{gate}.epoch")
+    }
+}
+
+impl<K: Kept> EpochStore for DurableEpochs<K> {
+    fn load(&self, gate: &str) -> Result<Option<u64>> {
+        let Some(stored) = self.0.get(&Self::key(gate))? else { return Ok(None) };
+        match stored.try_into() {
+            Ok(bytes) => Ok(Some(u64::from_le_bytes(bytes))),
+            Err(_) => Err(Error::new(Status::DataCorrupt, format!("the epoch kept for gate {gate} is no number"))),
+        }
+    }
+
+    fn persist(&self, gate: &str, epoch: u64) -> Result<()> {
+        self.0.put(&Self::key(gate), &epoch.to_le_bytes())
+    }
+}
+
 /// Where the gates' epochs are remembered: as long as what the engine holds.
 pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
-        Engine::Memory(_) | Engine::Raft(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Memory(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Durable(engine) => Arc::new(DurableEpochs(engine.values())),
+        Engine::Raft(engine) => Arc::new(DurableEpochs(engine.state().clone())),
     }
 }

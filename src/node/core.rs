@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use super::delivery::Delivery;
 use super::event::{Event, LossReason};
 use super::gate::GateState;
-use super::session;
+use super::kept;
 use super::wake::Wake;
 use crate::base::process;
 use crate::base::{Clock, Config, Error, Key, Moment, NodeId, Result, Rng, SessionId, Status, Token};
@@ -33,35 +33,38 @@ pub(super) struct Core {
     life: AtomicU8,
     poison: OnceLock<String>,
     rng: Mutex<Box<dyn Rng>>,
-    sessions: RwLock<HashMap<u64, Arc<session::State>>>,
+    sessions: RwLock<HashMap<u64, Arc<kept::State>>>,
     /// Every session that is looked after, those included that have no number at present.
-    kept: RwLock<Vec<Arc<session::State>>>,
+    kept: RwLock<Vec<Arc<kept::State>>>,
+}
+
+/// What a node is made of.
+pub(super) struct Parts {
+    pub(super) id: NodeId,
+    pub(super) config: Config,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Box<dyn Rng>,
+    pub(super) delivery: Delivery,
+    pub(super) engine: Engine,
+    pub(super) epochs: Arc<dyn EpochStore>,
+    pub(super) wake: Arc<Wake>,
 }
 
 impl Core {
-    pub(super) fn new(
-        id: NodeId,
-        config: Config,
-        clock: Arc<dyn Clock>,
-        rng: Box<dyn Rng>,
-        delivery: Delivery,
-        engine: Engine,
-        epochs: Arc<dyn EpochStore>,
-        wake: Arc<Wake>,
-    ) -> Core {
+    pub(super) fn new(parts: Parts) -> Core {
         Core {
-            id,
-            config,
-            clock,
-            engine,
-            delivery,
-            wake,
-            epochs,
+            id: parts.id,
+            config: parts.config,
+            clock: parts.clock,
+            engine: parts.engine,
+            delivery: parts.delivery,
+            wake: parts.wake,
+            epochs: parts.epochs,
             gates: RwLock::default(),
             generation: process::generation(),
             life: AtomicU8::new(RUNNING),
             poison: OnceLock::new(),
-            rng: Mutex::new(rng),
+            rng: Mutex::new(parts.rng),
             sessions: RwLock::default(),
             kept: RwLock::default(),
         }
@@ -119,12 +122,12 @@ impl Core {
         Moment::now(&*self.clock)
     }
 
-    pub(super) fn keep_session(&self, state: &Arc<session::State>) {
+    pub(super) fn keep_session(&self, state: &Arc<kept::State>) {
         self.kept.write().unwrap_or_else(PoisonError::into_inner).push(state.clone());
     }
 
     /// The session has got a number: its events can be told apart from now on.
-    pub(super) fn number_session(&self, state: &Arc<session::State>) {
+    pub(super) fn number_session(&self, state: &Arc<kept::State>) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(state.id().0, state.clone());
     }
 
@@ -133,16 +136,16 @@ impl Core {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0);
     }
 
-    pub(super) fn forget_session(&self, state: &Arc<session::State>) {
+    pub(super) fn forget_session(&self, state: &Arc<kept::State>) {
         self.unnumber_session(state.id());
         self.kept.write().unwrap_or_else(PoisonError::into_inner).retain(|s| !Arc::ptr_eq(s, state));
     }
 
-    pub(super) fn kept_sessions(&self) -> Vec<Arc<session::State>> {
+    pub(super) fn kept_sessions(&self) -> Vec<Arc<kept::State>> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn session(&self, id: SessionId) -> Option<Arc<session::State>> {
+    fn session(&self, id: SessionId) -> Option<Arc<kept::State>> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
     }
 
@@ -171,13 +174,15 @@ impl Core {
 
     /// Every gate denies from now on, and its office is not campaigned for any more.
     pub(super) fn close_gates(&self) {
-        for gate in std::mem::take(&mut *self.gates.write().unwrap_or_else(PoisonError::into_inner)) {
+        // In a statement of its own: the lock is not held while a gate closes, which asks for the list of gates again.
+        let gates = std::mem::take(&mut *self.gates.write().unwrap_or_else(PoisonError::into_inner));
+        for gate in gates {
             gate.close(self);
         }
     }
 
     /// A renewal that was sent at `sent` has been acknowledged: the offices held under the session live on.
-    pub(super) fn session_renewed(&self, state: &Arc<session::State>, sent: Moment) {
+    pub(super) fn session_renewed(&self, state: &Arc<kept::State>, sent: Moment) {
         for gate in self.gate_list() {
             gate.session_renewed(self, state.id(), sent);
         }
@@ -231,6 +236,13 @@ impl EventSink for Sink {
             }
             // Waits of this node end at their completions; nobody else waits on a single node.
             ledger::Event::Granted { .. } | ledger::Event::WaitEnded { .. } => {}
+        }
+    }
+
+    fn ended(&self, cause: &Error) {
+        // Before the node is connected its opening fails by itself.
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            core.poison(cause.message());
         }
     }
 

@@ -3,9 +3,10 @@
 //! It looks after the grants that the node renews. The view ends before the ledger's does (`base::clock::holder_ttl`), needs no answer from anybody to end, and
 //! an end is told exactly once.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::{HashMap, HashSet};
 
 use crate::base::clock::holder_ttl;
 use crate::base::{Key, Moment, Token};
@@ -27,92 +28,104 @@ pub(super) enum Change {
 
 #[derive(Default)]
 struct Table {
-    /// When the last acknowledged renewal of the session was sent.
-    renewed: Moment,
     grants: HashMap<Token, Tracked>,
     /// Losses that were told before the ledger told them.
     told: HashSet<Token>,
 }
 
+/// On a cache line of its own: threads that take different locks of one session do not meet here.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part(Mutex<Table>);
+
+const PARTS: usize = 32;
+
 #[derive(Default)]
 pub(super) struct Grants {
-    table: Mutex<Table>,
-    /// How many grants there are: a session without any is not asked further.
-    count: AtomicUsize,
-    /// The shortest ttl, ns; 0 without a grant. It only ever shrinks while grants live.
+    /// By token. Tokens are consecutive, and so spread evenly.
+    parts: [Part; PARTS],
+    /// When the last acknowledged renewal of the session was sent.
+    renewed: Mutex<Moment>,
+    /// Whether there may be grants: a session that never had one is not asked further. Raised with the grant's part locked,
+    /// lowered with all parts locked.
+    any: AtomicBool,
+    /// The shortest ttl, ns; 0 without a grant. It only ever shrinks while grants live. Changed as `any` is.
     shortest_ns: AtomicU64,
 }
 
-impl Table {
-    fn remaining(&self, g: &Tracked, now: Moment) -> u64 {
-        holder_ttl(g.ttl_ns).saturating_sub(self.renewed.elapsed_ns(now))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing of the host runs under these locks and each step leaves the data whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Grants {
-    /// To be called with the table locked, after every change of its size.
-    fn resized(&self, table: &Table) {
-        self.count.store(table.grants.len(), SeqCst);
-        if table.grants.is_empty() {
+    #[inline]
+    fn part(&self, token: Token) -> MutexGuard<'_, Table> {
+        lock(&self.parts[token.0 as usize % PARTS].0)
+    }
+
+    /// All parts, in order, and after them the renewal's time.
+    fn all(&self) -> (Vec<MutexGuard<'_, Table>>, MutexGuard<'_, Moment>) {
+        (self.parts.iter().map(|p| lock(&p.0)).collect(), lock(&self.renewed))
+    }
+
+    /// With all parts locked: forgets that there were grants when there are none.
+    fn settle(&self, parts: &[MutexGuard<'_, Table>]) {
+        if parts.iter().all(|p| p.grants.is_empty()) {
+            self.any.store(false, SeqCst);
             self.shortest_ns.store(0, SeqCst);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing of the host runs under this lock and each step leaves the table whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A grant was given. It lives as long as its session is renewed.
     pub(super) fn add(&self, key: Key, token: Token, ttl_ns: u64) {
-        let mut table = self.lock();
-        table.grants.insert(token, Tracked { key, ttl_ns, warned: false });
-        self.resized(&table);
-        let shortest = self.shortest_ns.load(SeqCst);
-        if shortest == 0 || ttl_ns < shortest {
-            self.shortest_ns.store(ttl_ns, SeqCst);
+        let mut part = self.part(token);
+        part.grants.insert(token, Tracked { key, ttl_ns, warned: false });
+        if !self.any.load(SeqCst) {
+            self.any.store(true, SeqCst);
+        }
+        let mut shortest = self.shortest_ns.load(SeqCst);
+        while shortest == 0 || ttl_ns < shortest {
+            match self.shortest_ns.compare_exchange_weak(shortest, ttl_ns, SeqCst, SeqCst) {
+                Ok(_) => break,
+                Err(now) => shortest = now,
+            }
         }
     }
 
     /// The grant is given back. False when it was not tracked.
     pub(super) fn remove(&self, token: Token) -> bool {
-        if self.count.load(SeqCst) == 0 {
-            return false;
-        }
-        let mut table = self.lock();
-        let found = table.grants.remove(&token).is_some();
-        self.resized(&table);
-        found
+        self.any.load(SeqCst) && self.part(token).grants.remove(&token).is_some()
     }
 
     /// The ledger says that the grant is lost. True when that has to be told, false when it has been.
     pub(super) fn lost(&self, token: Token) -> bool {
-        let mut table = self.lock();
-        table.grants.remove(&token);
-        self.resized(&table);
-        !table.told.remove(&token)
+        let mut part = self.part(token);
+        part.grants.remove(&token);
+        !part.told.remove(&token)
     }
 
     /// The session's renewal sent at `sent` was acknowledged. A late acknowledgement never shortens the view.
     pub(super) fn renewed(&self, sent: Moment) {
-        let mut table = self.lock();
-        if sent.boottime_ns >= table.renewed.boottime_ns {
-            table.renewed = sent;
+        let (mut parts, mut renewed) = self.all();
+        if sent.boottime_ns >= renewed.boottime_ns {
+            *renewed = sent;
         }
-        for g in table.grants.values_mut() {
+        for g in parts.iter_mut().flat_map(|p| p.grants.values_mut()) {
             g.warned = false;
         }
     }
 
     /// What is left of a grant in the holder's view, ns; `None` when it is not tracked (any more).
     pub(super) fn remaining_ns(&self, token: Token, now: Moment) -> Option<u64> {
-        let table = self.lock();
-        table.grants.get(&token).map(|g| table.remaining(g, now))
+        let part = self.part(token);
+        let renewed = *lock(&self.renewed);
+        part.grants.get(&token).map(|g| remaining(g, renewed, now))
     }
 
     /// When the last acknowledged renewal was sent.
     pub(super) fn last_renewed(&self) -> Moment {
-        self.lock().renewed
+        *lock(&self.renewed)
     }
 
     /// The shortest ttl that the session's renewals must serve, ns; 0 for none.
@@ -122,48 +135,47 @@ impl Grants {
 
     /// Looks at the clock: grants that ran out are removed and told, those with less than a third left are told once.
     pub(super) fn look(&self, now: Moment) -> Vec<Change> {
-        if self.count.load(SeqCst) == 0 {
+        if !self.any.load(SeqCst) {
             return Vec::new();
         }
-        let mut table = self.lock();
-        let mut changes = Vec::new();
-        let mut lost = Vec::new();
-        for (token, g) in &table.grants {
-            let remaining = table.remaining(g, now);
-            if remaining == 0 {
-                lost.push(*token);
-            } else if !g.warned && remaining < g.ttl_ns / 3 {
-                changes.push(Change::AtRisk { key: g.key.clone(), token: *token, remaining_ns: remaining });
-            }
+        let (mut parts, renewed) = self.all();
+        let (mut changes, mut lost) = (Vec::new(), Vec::new());
+        for part in &mut parts {
+            let Table { grants, told } = &mut **part;
+            grants.retain(|token, g| {
+                let remaining_ns = remaining(g, *renewed, now);
+                if remaining_ns == 0 {
+                    told.insert(*token);
+                    lost.push((*token, g.key.clone()));
+                } else if !g.warned && remaining_ns < g.ttl_ns / 3 {
+                    g.warned = true;
+                    changes.push(Change::AtRisk { key: g.key.clone(), token: *token, remaining_ns });
+                }
+                remaining_ns != 0
+            });
         }
-        for change in &changes {
-            if let Change::AtRisk { token, .. } = change
-                && let Some(g) = table.grants.get_mut(token)
-            {
-                g.warned = true;
-            }
-        }
-        lost.sort_unstable();
-        for token in lost {
-            if let Some(g) = table.grants.remove(&token) {
-                table.told.insert(token);
-                changes.push(Change::Lost { key: g.key, token });
-            }
-        }
-        self.resized(&table);
+        lost.sort_unstable_by_key(|(token, _)| *token);
+        changes.extend(lost.into_iter().map(|(token, key)| Change::Lost { key, token }));
+        self.settle(&parts);
         changes
     }
 
     /// The session is gone: everything that it held.
     pub(super) fn take_all(&self) -> Vec<(Key, Token)> {
-        let mut table = self.lock();
-        let mut all: Vec<_> = table.grants.drain().map(|(token, g)| (g.key, token)).collect();
-        // What belongs to the session that has ended is never heard of again.
-        table.told.clear();
-        self.resized(&table);
+        let (mut parts, _renewed) = self.all();
+        let mut all: Vec<_> = parts.iter_mut().flat_map(|p| p.grants.drain().map(|(token, g)| (g.key, token))).collect();
+        for part in &mut parts {
+            // What belongs to the session that has ended is never heard of again.
+            part.told.clear();
+        }
+        self.settle(&parts);
         all.sort_unstable_by_key(|(_, token)| *token);
         all
     }
+}
+
+fn remaining(g: &Tracked, renewed: Moment, now: Moment) -> u64 {
+    holder_ttl(g.ttl_ns).saturating_sub(renewed.elapsed_ns(now))
 }
 
 #[cfg(test)]
@@ -208,5 +220,33 @@ mod tests {
         assert_eq!(g.look(at(18 * S)), []);
         assert!(!g.remove(Token(7)));
         assert_eq!(g.shortest_ns(), 0);
+    }
+
+    #[test]
+    fn the_shortest_ttl_is_never_lost_to_a_grant_that_goes() {
+        let g = std::sync::Arc::new(Grants::default());
+        g.renewed(at(0));
+        let adders: Vec<_> = (0..4u64)
+            .map(|t| {
+                let g = g.clone();
+                std::thread::spawn(move || {
+                    for n in 0..2_000 {
+                        let token = Token(1 + t + 4 * n);
+                        g.add(key(), token, (2 + t) * S);
+                        let shortest = g.shortest_ns();
+                        assert!(shortest != 0 && shortest <= (2 + t) * S, "{shortest}");
+                        assert!(g.remove(token));
+                    }
+                })
+            })
+            .collect();
+        while adders.iter().any(|a| !a.is_finished()) {
+            assert_eq!(g.look(at(S / 2)), []);
+        }
+        for a in adders {
+            a.join().unwrap();
+        }
+        assert_eq!(g.look(at(S)), []);
+        assert_eq!((g.shortest_ns(), g.take_all()), (0, vec![]));
     }
 }

@@ -3,6 +3,7 @@
 //! [`Node::open`] assembles a ledger in memory or on disk, an engine over it, and a thread that looks after
 //! leases. [`Session`] holds locks, [`Gate`] answers "do I still hold office?".
 
+mod answer;
 mod assemble;
 mod core;
 mod delivery;
@@ -12,6 +13,7 @@ mod gate;
 mod grant;
 mod grants;
 mod keeper;
+mod kept;
 mod office;
 mod options;
 mod session;
@@ -31,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::core::{Core, Sink};
+use self::core::{Core, Parts, Sink};
 use self::delivery::{Delivery, Mode, check_may_block};
 use self::wake::Wake;
 use crate::base::process;
@@ -135,7 +137,8 @@ impl Node {
         };
         let (engine, id) = assemble::engine(config, named, &mut env, sink.clone())?;
         let epochs = assemble::epochs(&engine);
-        let core = Arc::new(Core::new(id, config.clone(), env.clock, env.rng, delivery, engine, epochs, wake));
+        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, wake };
+        let core = Arc::new(Core::new(parts));
         sink.connect(&core);
         let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
         let session = new_session(&core, core.id.as_str().to_owned(), ttl_ms)?;
@@ -254,7 +257,7 @@ fn process_check(core: &Core) -> Result<()> {
 }
 
 fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {
-    let state = Arc::new(session::State::new(name, ttl_ms));
+    let state = Arc::new(kept::State::new(name, ttl_ms));
     state.open(core)?;
     core.keep_session(&state);
     Ok(Session { core: core.clone(), state })

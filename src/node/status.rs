@@ -40,7 +40,10 @@ pub(super) fn of(core: &Core) -> NodeStatus {
     // A node that is poisoned or forked still says so; its counts are then those of nothing.
     let counts = if core.forked() { None } else { core.engine.counts().ok() }.unwrap_or_default();
     let gates: Vec<GateStatus> = core.gate_list().iter().map(|g| g.status(core)).collect();
-    let weaker_modes = gates.iter().flat_map(|g| weaker_modes(g).map(move |m| format!("{}: {m}", g.name))).collect();
+    let unmarked = matches!(&core.engine, Engine::Durable(e) if !e.is_marked());
+    let unmarked = unmarked.then(|| "data_dir: unmarked, a wiped directory would be taken for a new one".to_owned());
+    let of_gates = gates.iter().flat_map(|g| weaker_modes(g).map(move |m| format!("{}: {m}", g.name)));
+    let weaker_modes = unmarked.into_iter().chain(of_gates).collect();
     let state = match core.check() {
         Ok(()) => "running",
         Err(e) if e.status() == Status::Forked => "forked",
@@ -52,6 +55,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         node_id: core.id.to_string(),
         form: match core.engine {
             Engine::Memory(_) => "memory",
+            Engine::Durable(_) => "durable",
             Engine::Raft(_) => "raft",
         },
         state,

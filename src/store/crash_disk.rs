@@ -166,7 +166,11 @@ impl CrashDisk {
         for change in &s.pending_names[..kept] {
             name_change(&mut names, change);
         }
-        let mut inodes = s.inodes.clone();
+        // Only files with a name are of interest.
+        let mut inodes = vec![Inode::default(); s.inodes.len()];
+        for inode in names.values() {
+            inodes[*inode] = s.inodes[*inode].clone();
+        }
         for inode in &mut inodes {
             let keep_all = rng.below(4) == 0;
             for change in std::mem::take(&mut inode.pending) {

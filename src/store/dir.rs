@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::disk::{Disk, OsDisk, read_all, replace};
 use super::in_file;
 use crate::base::codec::{self, Decode, Encode};
-use crate::base::{Error, NodeId, Result, Rng, Status};
+use crate::base::{Error, NodeId, Result, Rng, Status, process};
 
 const IDENTITY: &str = "identity";
 /// The longest identity file, header included.
@@ -42,8 +42,28 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
+    /// `None` on a disk that is none of the system's.
+    lock: Option<Lock>,
     identity: Identity,
     marked: bool,
+}
+
+/// The directory, locked until dropped.
+#[derive(Debug)]
+struct Lock {
+    disk: OsDisk,
+    generation: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the descriptor would not do: forked children have it too, and would keep the directory locked while they live.
+        if process::check_generation(self.generation).is_ok()
+            && let Err(error) = self.disk.dir().unlock()
+        {
+            tracing::warn!(%error, "unlocking the data directory");
+        }
+    }
 }
 
 /// Who asks for the directory.
@@ -84,7 +104,9 @@ impl DataDir {
         }
         let disk = OsDisk::open(&path).map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))?;
         check_permissions(&disk)?;
-        match disk.dir().try_lock() {
+        // Through a descriptor of its own, so that it ends with this object and not with the last file.
+        let lock = OsDisk::open(&path).map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))?;
+        match lock.dir().try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
                 return Err(Error::new(
@@ -94,7 +116,9 @@ impl DataDir {
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(Error::io(format_args!("locking {}", path.display()), &e)),
         }
-        DataDir::open_on(Arc::new(disk), beside.as_ref(), &name, owner, rng, fill)
+        let lock = Lock { disk: lock, generation: process::generation() };
+        let opened = DataDir::open_on(Arc::new(disk), beside.as_ref(), &name, owner, rng, fill)?;
+        Ok(DataDir { lock: Some(lock), ..opened })
     }
 
     /// As [`DataDir::open`], on a directory that exists and is locked, with the disk that its marker is on.
@@ -180,7 +204,7 @@ impl DataDir {
             }
             Err(e) => return Err(e),
         };
-        Ok(DataDir { disk, identity, marked })
+        Ok(DataDir { disk, lock: None, identity, marked })
     }
 
     /// What it says of itself.
@@ -191,6 +215,11 @@ impl DataDir {
     /// Its files.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// Whether it is locked against everybody else.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Whether its parent directory remembers it. Without that a wiped directory is taken for a new one, unless

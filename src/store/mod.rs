@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use crate::base::{Error, Result};
 
 /// A file that only takes up space, given back when there is no other.
-const BALLAST: &str = "ballast";
+pub(crate) const BALLAST: &str = "ballast";
 
 pub use dir::{DataDir, Fill, Identity, Owner};
 pub use state::RedbState;
@@ -71,6 +71,9 @@ pub trait LogStore: Send {
     /// Bytes written since the log was created or opened, purged ones included.
     fn written_bytes(&self) -> u64;
 
+    /// Whether [`LogStore::upkeep`] would have something to prepare.
+    fn wants_upkeep(&self) -> bool;
+
     /// Preparation of space for later appends, to be run by another thread while the log goes on. None when there is nothing to
     /// prepare. Appends do it themselves when they come to need it before it is done.
     fn upkeep(&mut self) -> Option<wal::Upkeep>;
@@ -89,8 +92,6 @@ pub struct SnapshotHead {
     pub index: u64,
     /// The replicated clock at that index, ms.
     pub clock_ms: u64,
-    /// Hash of the state, as the state machine reckons it.
-    pub hash: u64,
 }
 
 /// Snapshots and small values. Any thread.
@@ -118,6 +119,9 @@ pub trait StateStore: Send + Sync {
     /// # Errors
     /// [`crate::base::Status::Limit`] for lack of space, [`crate::base::Status::Io`].
     fn put_meta(&self, key: &str, value: &[u8]) -> Result<()>;
+
+    /// Lets go of the files. Every later call is [`crate::base::Status::Poisoned`].
+    fn close(&self);
 }
 
 /// Locks; what another thread's panic left behind is guarded by the callers' own state, not by the poison mark.

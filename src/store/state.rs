@@ -31,7 +31,6 @@ const HEAD_CAP: usize = 256;
 struct Head {
     index: u64,
     clock_ms: u64,
-    hash: u64,
     parts: u64,
     bytes: u64,
     checksum: u32,
@@ -90,11 +89,12 @@ impl RedbState {
         Ok(state)
     }
 
-    /// Opens the database of the directory with this random id.
+    /// Opens the database of the directory with this random id. With `rewrite` everything in it is written again: after a failed sync
+    /// the kernel takes pages for clean that are not on the disk.
     ///
     /// # Errors
     /// [`Status::DataLost`], [`Status::DataCorrupt`], [`Status::DataForeign`], each naming the file; [`Status::Io`].
-    pub fn open(disk: &dyn Disk, disk_id: u128) -> Result<RedbState> {
+    pub fn open(disk: &dyn Disk, disk_id: u128, rewrite: bool) -> Result<RedbState> {
         let path = disk.path().join(FILE).display().to_string();
         let file = disk.open(FILE).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::new(Status::DataLost, format!("{path}: missing")),
@@ -104,7 +104,8 @@ impl RedbState {
             return Err(Error::new(Status::DataLost, format!("{path}: the file is empty")));
         }
         // What a killed process left in the page cache is acted on from now, so it has to be durable first.
-        file.sync().map_err(|e| Error::io(format_args!("syncing {path}"), &e))?;
+        let safe = if rewrite { write_again(file.as_ref()) } else { Ok(()) };
+        safe.and_then(|()| file.sync()).map_err(|e| Error::io(format_args!("syncing {path}"), &e))?;
         let checked = guarded(|| {
             let mut db = database(&file)?;
             if db.check_integrity().map_err(|e| Error::new(Status::DataCorrupt, e.to_string()))? {
@@ -152,6 +153,19 @@ impl RedbState {
             transaction.commit().map_err(error)
         })
     }
+}
+
+fn write_again(file: &dyn DiskFile) -> io::Result<()> {
+    let len = file.len()?;
+    let mut buffer = vec![0; (len as usize).min(1 << 20)];
+    let mut at = 0;
+    while at < len {
+        let piece = buffer.len().min((len - at) as usize);
+        file.read_at(at, &mut buffer[..piece])?;
+        file.write_at(at, &buffer[..piece])?;
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 fn database(file: &Arc<dyn DiskFile>) -> Result<Database> {
@@ -229,7 +243,7 @@ impl StateStore for RedbState {
             if (bytes, crc) != (head.bytes, head.checksum) {
                 return Err(Error::new(Status::DataCorrupt, "the snapshot as a whole fails its checksum"));
             }
-            Ok(Some(SnapshotHead { index: head.index, clock_ms: head.clock_ms, hash: head.hash }))
+            Ok(Some(SnapshotHead { index: head.index, clock_ms: head.clock_ms }))
         })
     }
 
@@ -237,8 +251,8 @@ impl StateStore for RedbState {
         self.write(|transaction| {
             let mut table = transaction.open_table(SNAPSHOT).map_err(error)?;
             table.retain(|_, _| false).map_err(error)?;
-            let SnapshotHead { index, clock_ms, hash } = head;
-            let mut head = Head { index, clock_ms, hash, parts: 0, bytes: 0, checksum: 0 };
+            let SnapshotHead { index, clock_ms } = head;
+            let mut head = Head { index, clock_ms, parts: 0, bytes: 0, checksum: 0 };
             for part in parts {
                 let part = part?;
                 let stored = wrap("snapshot", &head.parts.to_le_bytes(), &part);
@@ -274,6 +288,10 @@ impl StateStore for RedbState {
             Ok(())
         })
     }
+
+    fn close(&self) {
+        *lock(&self.inner) = Inner::Dead(Error::new(Status::Closed, "it was closed"));
+    }
 }
 
 #[cfg(test)]
@@ -284,7 +302,7 @@ mod tests {
     use crate::store::crash_disk::{CrashDisk, Fault};
 
     fn snapshot(index: u64) -> (SnapshotHead, Vec<Vec<u8>>) {
-        let head = SnapshotHead { index, clock_ms: index * 10, hash: index * 3 };
+        let head = SnapshotHead { index, clock_ms: index * 10 };
         (head, (0..index % 5).map(|p| vec![p as u8; 3_000]).collect())
     }
 
@@ -308,7 +326,7 @@ mod tests {
     #[test]
     fn values_and_snapshots_survive_any_power_cut() {
         let mut cuts = 0;
-        for seed in 0..60 {
+        for seed in 0..30 {
             let mut rng = SeededRng::new(seed);
             let mut disk = CrashDisk::new(seed);
             let mut state = RedbState::create(&disk, 5).unwrap();
@@ -331,7 +349,7 @@ mod tests {
                     (epoch, index) = (next_epoch, next_index);
                 }
                 disk = disk.power_cycle();
-                state = RedbState::open(&disk, 5).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+                state = RedbState::open(&disk, 5, true).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
                 let found = state.get_meta("gate.a").unwrap().map(|v| u64::from_le_bytes(v.try_into().unwrap()));
                 assert!(found == epoch || found == next_epoch, "seed {seed}: {found:?}, {epoch:?} was acknowledged");
                 let loaded = load(&state).unwrap();
@@ -339,7 +357,7 @@ mod tests {
                 (epoch, index) = (found, loaded);
             }
         }
-        assert!(cuts > 100, "only {cuts} power cuts struck");
+        assert!(cuts > 50, "only {cuts} power cuts struck");
     }
 
     #[test]
@@ -353,7 +371,7 @@ mod tests {
         let bits = disk.content(FILE).len() as u64 * 8;
         let mut rng = SeededRng::new(2);
         let mut refused = 0;
-        for _ in 0..300 {
+        for _ in 0..150 {
             // Where there is something: most of the file is empty.
             let bit = loop {
                 let bit = rng.below(bits);
@@ -363,7 +381,7 @@ mod tests {
             };
             let hurt = disk.copy();
             hurt.flip(FILE, bit);
-            match RedbState::open(&hurt, 5).and_then(|s| Ok((s.get_meta("gate.a")?, load(&s)?))) {
+            match RedbState::open(&hurt, 5, false).and_then(|s| Ok((s.get_meta("gate.a")?, load(&s)?))) {
                 Ok(found) => assert_eq!(found, (Some(7u64.to_le_bytes().to_vec()), Some(4)), "bit {bit}"),
                 Err(e) => {
                     assert!(
@@ -375,7 +393,22 @@ mod tests {
                 }
             }
         }
-        assert!(refused > 30, "only {refused} of 300 hit anything that is in use");
+        assert!(refused > 15, "only {refused} of 150 hit anything that is in use");
+    }
+
+    #[test]
+    fn a_value_is_bound_to_its_key() {
+        let stored = wrap("meta", b"gate.a", b"12345678");
+        assert_eq!(verified("meta", b"gate.a", &stored).unwrap(), b"12345678");
+        for (table, key) in [("meta", &b"gate.b"[..]), ("snapshot", b"gate.a"), ("meta", b"gate.")] {
+            assert_eq!(verified(table, key, &stored).unwrap_err().status(), Status::DataCorrupt);
+        }
+        assert!(verified("meta", b"gate.a", &stored[..3]).is_err());
+        for bit in 0..stored.len() * 8 {
+            let mut bad = stored.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(verified("meta", b"gate.a", &bad).unwrap_err().status(), Status::DataCorrupt, "bit {bit}");
+        }
     }
 
     #[test]
@@ -383,7 +416,7 @@ mod tests {
         let disk = CrashDisk::new(1);
         drop(RedbState::create(&disk, 5).unwrap());
         let refused = |disk: &CrashDisk, id, status| {
-            let e = RedbState::open(disk, id).unwrap_err();
+            let e = RedbState::open(disk, id, true).unwrap_err();
             assert_eq!(e.status(), status, "{e}");
             assert!(e.message().contains(FILE), "{e}");
         };

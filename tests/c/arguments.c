@@ -63,7 +63,7 @@ static int refusals;
     const int32_t got = (call);                                                                   \
     if (got != (want)) {                                                                          \
       fprintf(stderr, "%s:%d: %s\n  gave %s (%.200s), not %s\n", __FILE__, __LINE__, #call,       \
-              tenure_status_name(got), (const char *)err->message, tenure_status_name(want));     \
+              tenure_status_name(got), err->message, tenure_status_name(want));     \
       exit(1);                                                                                    \
     }                                                                                             \
     CHECK(err->status == got && err->struct_size == sizeof *err && err->message[0] != 0);         \
@@ -378,6 +378,9 @@ static void gates(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_hold(gate, key, 0, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_hold(gate, key, UINT64_MAX, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_drain(g, 0, err));
+  REFUSED(TENURE_MISUSE, tenure_gate_cancel_drain(gate, err));
+  BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_cancel_drain(g, err));
+  REFUSED(TENURE_MISUSE, tenure_gate_resign(gate, 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_resign(g, 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_status(g, o.buf, sizeof o.buf, &o.needed, err));
   BAD_BUFFER(b, l, n, tenure_gate_status(gate, b, l, n, err));

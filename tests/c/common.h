@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,7 @@
     const int32_t check_got = (call);                                                                                     \
     if (check_got != (want)) {                                                                                            \
       fprintf(stderr, "%s:%d: %s\n  gave %s (%s), not %s\n", __FILE__, __LINE__, #call, tenure_status_name(check_got),     \
-              (const char *)check_err.message, tenure_status_name(want));                                                 \
+              check_err.message, tenure_status_name(want));                                                 \
       exit(1);                                                                                                            \
     }                                                                                                                     \
   } while (0)
@@ -61,10 +62,10 @@ static inline uint64_t now_ms(void) {
     }                                                                                               \
   } while (0)
 
-/* A node with these settings: name, value, ..., NULL. */
-static inline tenure_node open_node(const char *name, ...);
+/* Where open_node() keeps durable nodes, each in a folder of its own; NULL: in memory. */
+static const char *data_base;
 
-#include <stdarg.h>
+/* A node with these settings: name, value, ..., NULL. */
 static inline tenure_node open_node(const char *name, ...) {
   tenure_config config;
   tenure_node node = {0};
@@ -77,6 +78,12 @@ static inline tenure_node open_node(const char *name, ...) {
     name = va_arg(rest, const char *);
   }
   va_end(rest);
+  if (data_base) {
+    static int count;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/node%d", data_base, count++);
+    OK(tenure_config_set(config, text("data_dir"), text(path), err));
+  }
   OK(tenure_node_open(config, &node, err));
   tenure_config_free(config);
   return node;

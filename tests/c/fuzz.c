@@ -110,7 +110,7 @@ static void *run(void *user) {
     }
     CHECK(strcmp(tenure_status_name(status), "TENURE_?") != 0);
     if (status == TENURE_PANIC || status == TENURE_INTERNAL || status == TENURE_POISONED) {
-      fprintf(stderr, "%s: %s\n", tenure_status_name(status), (const char *)e.message);
+      fprintf(stderr, "%s: %s\n", tenure_status_name(status), e.message);
       exit(1);
     }
   }

@@ -1,18 +1,9 @@
-/* Writers on real threads, through the inline functions. tests/gate_header.rs loads this as a shared object, gives it the library's
+/* Writers on real threads, through the inline functions. tests/gate_writers.rs loads this as a shared object, gives it the library's
    functions, starts its threads, and drains the gate again and again meanwhile. */
 #include <sched.h>
 #include <stdint.h>
 
-#include "tenure_gate.h"
-
-typedef struct {
-  uint32_t (*thread_index)(void);
-  int32_t (*enter_slow)(const tenure_gate_cell *, uint32_t, tenure_gate_permit *);
-  int32_t (*finish_slow)(tenure_gate_permit *);
-  int32_t (*precommit_slow)(const tenure_gate_permit *);
-  void (*leave_slow)(tenure_gate_permit *);
-  int32_t (*check_slow)(const tenure_gate_cell *, uint64_t *);
-} library;
+#include "gate_bind.h"
 
 typedef struct {
   /* Highest epoch that has been drained. Set by the driver once its drain is over. */
@@ -28,19 +19,6 @@ typedef struct {
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-static library lib;
-
-uint32_t tenure_gate_thread_index(void) { return lib.thread_index(); }
-int32_t tenure_gate_enter_slow(const tenure_gate_cell *cell, uint32_t write_class, tenure_gate_permit *permit) {
-  return lib.enter_slow(cell, write_class, permit);
-}
-int32_t tenure_gate_finish_slow(tenure_gate_permit *permit) { return lib.finish_slow(permit); }
-int32_t tenure_gate_precommit_slow(const tenure_gate_permit *permit) { return lib.precommit_slow(permit); }
-void tenure_gate_leave_slow(tenure_gate_permit *permit) { lib.leave_slow(permit); }
-int32_t tenure_gate_check_slow(const tenure_gate_cell *cell, uint64_t *out_epoch) { return lib.check_slow(cell, out_epoch); }
-
-void stress_bind(const library *functions) { lib = *functions; }
 
 static void count(uint64_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
 

@@ -1,4 +1,7 @@
-/* A gate through the C interface: fed by heartbeats and by an office, judged by the inline header. */
+/* A gate through the C interface: fed by heartbeats and by an office, judged by the inline header. Usage: gates [DIRECTORY],
+ * for a durable node. */
+#include <unistd.h>
+
 #include "common.h"
 #include "tenure_gate.h"
 
@@ -105,10 +108,32 @@ static void office(tenure_node node) {
   tenure_gate_free(gate);
 }
 
-int main(void) {
+/* A node that is closed while a gate of its waits for an office that another has. */
+static void closed_while_campaigning(void) {
+  tenure_node node = open_node("node_id", "candidate", NULL);
+  tenure_session other;
+  tenure_gate gate;
+  uint64_t token;
+  char json[4096] = "";
+  OK(tenure_session_open(node, text("incumbent"), 10000, &other, err));
+  OK(tenure_session_try_acquire(other, text("taken"), NULL, &token, err));
+  OK(tenure_gate_open(node, text("waiting"), none, &gate, err));
+  OK(tenure_gate_hold(gate, text("taken"), 10000, err));
+  EVENTUALLY(tenure_node_locks(node, text("taken"), 10, json, sizeof json, NULL, NULL) == TENURE_OK && strstr(json, "\"waiters\":1"));
+  alarm(30);
+  OK(tenure_node_close(node, TENURE_FOREVER, err));
+  alarm(0);
+  tenure_gate_free(gate);
+  tenure_session_free(other);
+  tenure_node_free(node);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1) data_base = argv[1];
   tenure_node node = open_node("node_id", "gates", NULL);
   heartbeats(node);
   office(node);
+  closed_while_campaigning();
   OK(tenure_node_close(node, TENURE_FOREVER, err));
   tenure_node_free(node);
   return 0;

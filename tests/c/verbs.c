@@ -1,4 +1,4 @@
-/* What the lock verbs, callbacks, events and the log do when they are used as meant. */
+/* What the lock verbs, callbacks, events and the log do when they are used as meant. Usage: verbs [DIRECTORY], for durable nodes. */
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -307,7 +307,8 @@ static void logging(void) {
   CHECK(atomic_load(&lines) == before);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  if (argc > 1) data_base = argv[1];
   one_thread();
   callbacks();
   eventfd();

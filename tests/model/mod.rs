@@ -551,10 +551,10 @@ impl Model {
             let Some(lock) = self.locks.get(key) else { continue };
             let limits = lock.holds.iter().map(|h| h.spec.mode).chain(lock.queue.iter().map(|p| p.spec.mode));
             let limit = limits.filter_map(|m| if let Mode::Permits { limit, .. } = m { Some(limit) } else { None }).next();
-            if let (Mode::Permits { limit: mine, .. }, Some(theirs)) = (spec.mode, limit) {
-                if mine != theirs {
-                    return refuse(Refusal::Invalid(Fault::PermitLimit));
-                }
+            if let (Mode::Permits { limit: mine, .. }, Some(theirs)) = (spec.mode, limit)
+                && mine != theirs
+            {
+                return refuse(Refusal::Invalid(Fault::PermitLimit));
             }
             if !all && spec.reentrant {
                 let first = lock.holds.first().filter(|h| h.session == id && h.spec.reentrant && h.spec.mode == Mode::Exclusive);

@@ -20,9 +20,9 @@ async def eventually(condition, seconds=10.0):
         await asyncio.sleep(0.002)
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "durable"])
 async def node(request, tmp_path):
-    settings = {} if request.param == "memory" else {"data_dir": tmp_path / "n"}
+    settings = {} if request.param == "memory" else {"data_dir": tmp_path / "n", "wal_segment_bytes": 1 << 17}
     async with tenure.aio.Node(node_id="n1", **settings) as node:
         yield node
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from native import CXX_WITHOUT, ROOT, WARNINGS, compile_program, installed, library, run
 
 C = ["-std=c11", "-D_GNU_SOURCE", "-DTENURE_ENABLE_INJECT"]
@@ -30,6 +31,11 @@ def c_program(prefix: Path, tmp_path: Path):
 @pytest.mark.parametrize("name", ["layout", "arguments", "verbs", "gates", "panics"])
 def test_program(c_program, name):
     run([c_program(name)])
+
+
+@pytest.mark.parametrize("name", ["verbs", "gates"])
+def test_program_on_disk(c_program, tmp_path, name):
+    run([c_program(name), tmp_path])
 
 
 @pytest.mark.parametrize("mode", ["threads", "fork", "exit"])
@@ -129,3 +135,10 @@ def test_a_program_needs_no_more_than_the_system_has():
 def test_a_plain_library_cannot_be_made_to_panic():
     so = library("capi") / "libtenure.so"
     assert subprocess.run(["grep", "-c", "tenure_test_inject", so], capture_output=True, check=False).stdout.strip() == b"0"
+
+
+def test_the_program_in_the_guide(prefix, tmp_path):
+    (program,) = re.findall(r"```c\n(.*?)```", (ROOT / "docs/c-api.md").read_text(), re.DOTALL)
+    source = tmp_path / "guide.c"
+    source.write_text(program)
+    run([compile_program(prefix, [str(source)], tmp_path / "guide", "-std=c99")])

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from native import ROOT, installed, library, run
 
 VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+import native
 import tenure
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,6 +23,16 @@ SNIPPETS = [
 def test_a_snippet_runs(program, text):
     ended = program(text)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("language", "compiler", "standard"), [("c", "cc", "-std=c11"), ("cpp", "c++", "-std=c++17")])
+def test_the_readme_compiles_and_runs(tmp_path, language, compiler, standard):
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    source = tmp_path / f"readme.{language}"
+    source.write_text(text)
+    prefix = native.installed("capi", tmp_path / "prefix")
+    program = native.compile_program(prefix, [str(source)], tmp_path / "readme", standard, compiler=compiler)
+    native.run([program])
 
 
 def test_there_are_snippets():

@@ -211,6 +211,23 @@ def test_multiprocessing(tmp_path, method, answer):
     assert (ended.returncode, ended.stdout) == (0, f"[{', '.join([answer] * 4)}]\n"), ended.stderr
 
 
+SUBINTERPRETER = """
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+other = interpreters.create()
+run = getattr(interpreters, 'exec', None) or interpreters.run_string
+try: answer = run(other, "try:\\n import tenure\\nexcept ImportError: pass\\nelse: raise SystemError('imported')")
+except BaseException as e: answer = e
+assert answer is None, answer
+with tenure.Node() as n, n.lock('k'): print('end')
+"""
+
+
+def test_a_second_interpreter_is_refused(program):
+    ended = program(PREFIX + SUBINTERPRETER)
+    assert (ended.returncode, ended.stdout) == (0, "end\n"), ended.stderr
+
+
 LOGGED = """
 import logging
 logging.basicConfig(level=sys.argv[1], stream=sys.stdout, format='%(levelname)s %(name)s %(message)s')

@@ -23,6 +23,8 @@ def test_it_needs_no_libpython_and_serves_every_python_from_310():
     needed = [line for line in listing.stdout.splitlines() if "NEEDED" in line]
     assert needed
     assert not any("python" in line for line in needed)
+    # It must not answer to the C library's name: a process may load both.
+    assert "SONAME" not in listing.stdout
 
 
 def test_versions_agree():

@@ -7,10 +7,13 @@
 
 use std::collections::VecDeque;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
+use pyo3::prelude::*;
 use tenure::base::{Error, Key, Token};
 use tenure::node::{Event, Session};
 
@@ -68,7 +71,25 @@ pub struct Inbox {
 
 static CURRENT: AtomicPtr<Inbox> = AtomicPtr::new(ptr::null_mut());
 
-/// Sets up an empty inbox: at import, and in a forked child, where the parent's may be locked for ever.
+/// Number of the interpreter whose inbox it is; -1 before the first import.
+static OWNER: AtomicI64 = AtomicI64::new(-1);
+
+/// Sets up the inbox of the interpreter that imports the extension. Another one is refused: there is one inbox a process.
+pub fn claim(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: called with an interpreter attached.
+    let id = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if id < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    match OWNER.compare_exchange(-1, id, SeqCst, SeqCst) {
+        Ok(_) => reset(),
+        Err(owner) if owner == id => {}
+        Err(_) => return Err(PyImportError::new_err("tenure serves one interpreter of a process, and another has imported it")),
+    }
+    Ok(())
+}
+
+/// Starts with an empty inbox: at import, and in a forked child, where the parent's may be locked for ever.
 pub fn reset() {
     CURRENT.store(Box::into_raw(Box::default()), SeqCst);
 }

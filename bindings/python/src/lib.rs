@@ -41,9 +41,9 @@ mod _core {
     use super::*;
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        inbox::claim(module.py())?;
         process::watch_forks();
-        inbox::reset();
         log::install();
         Ok(())
     }

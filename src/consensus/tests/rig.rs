@@ -67,6 +67,7 @@ impl StateStore for MemoryState {
     fn put_meta(&self, _key: &str, _value: &[u8]) -> Result<()> {
         Ok(())
     }
+    fn close(&self) {}
 }
 
 #[derive(Default)]

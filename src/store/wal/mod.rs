@@ -23,8 +23,8 @@ use crate::base::{Error, Result, Rng, Status};
 pub use self::recover::Recovery;
 pub use self::segment::Upkeep;
 
-/// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, padding.
-const OVERHEAD: usize = SEGMENT_HEADER + 3 * frame::FRAME_HEADER + 16;
+/// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, a purge, padding.
+const OVERHEAD: usize = SEGMENT_HEADER + 4 * frame::FRAME_HEADER + 16;
 
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug)]
@@ -159,10 +159,12 @@ impl Wal {
         Ok(())
     }
 
-    /// Whether a frame with this body fits behind what is staged, with room left for the last frame of the segment.
-    fn fits(&self, body: usize) -> Result<bool> {
+    /// Whether frames of `size` bytes fit behind what is staged, with room left for the last frame of the segment. Entries leave
+    /// room for a purge too: without any space for another segment it is the way to get some.
+    fn fits(&self, kind: Kind, size: usize) -> Result<bool> {
         let start = if self.is_at_start() { frame_size(8) } else { 0 };
-        let end = self.position as usize + self.buffer.len() + start + frame_size(body) + frame_size(0);
+        let rest = if matches!(kind, Kind::Entry | Kind::Truncate) { 2 * frame_size(0) } else { frame_size(0) };
+        let end = self.position as usize + self.buffer.len() + start + size + rest;
         Ok(end as u64 <= self.active()?.size)
     }
 
@@ -187,13 +189,13 @@ impl Wal {
         }
         // Should space be missing, it must be said while nothing is written yet.
         let all: usize = bodies.iter().map(|b| frame_size(b.len())).sum();
-        if !self.fits(all)?
+        if !self.fits(kind, all)?
             && let Err(e) = self.reserve()
         {
             return Err(if e.status() == Status::Limit { e } else { self.die(e) });
         }
         for (body, index) in bodies.iter().zip(index..) {
-            if !self.fits(body.len())? {
+            if !self.fits(kind, frame_size(body.len()))? {
                 self.roll().map_err(|e| self.die(e))?;
             }
             self.begin(self.last_index() + 1)?;
@@ -318,14 +320,14 @@ impl LogStore for Wal {
         self.written
     }
 
+    fn wants_upkeep(&self) -> bool {
+        // Locked by somebody: it is being made.
+        self.dead.is_none() && self.workshop.slot.try_lock().is_ok_and(|slot| slot.ready.is_none())
+    }
+
     fn upkeep(&mut self) -> Option<Upkeep> {
         let number = self.active().ok()?.number + 1;
-        // Locked by somebody: it is being made.
-        let missing = self.workshop.slot.try_lock().is_ok_and(|slot| slot.ready.is_none());
-        if self.dead.is_some() || !missing {
-            return None;
-        }
-        Some(Upkeep { workshop: self.workshop.clone(), number, salt: self.salts.0.next_u64() })
+        self.wants_upkeep().then(|| Upkeep { workshop: self.workshop.clone(), number, salt: self.salts.0.next_u64() })
     }
 
     fn close(&mut self) -> Result<()> {

@@ -84,16 +84,17 @@ struct Scan {
     round: u64,
     /// The last frame says that the log goes on in the next segment.
     continued: bool,
+    /// Where the frames of the last round start.
+    group: usize,
 }
 
 /// Reads the frames of `segment` into `replay`.
 fn scan(bytes: &[u8], segment: &mut Segment, offset: u32, replay: &mut Replay, before: u64) -> Result<Scan> {
-    let mut found = Scan { position: SEGMENT_HEADER, round: before, continued: false };
-    let mut group = 0;
+    let mut found = Scan { position: SEGMENT_HEADER, round: before, continued: false, group: SEGMENT_HEADER };
     while let Some(frame) = get_frame(bytes, segment.salt, found.position) {
         let at = found.position;
         let begins = frame.round > found.round && frame.group as usize == at;
-        let goes_on = frame.round == found.round && frame.group == group && at != SEGMENT_HEADER;
+        let goes_on = frame.round == found.round && frame.group as usize == found.group && at != SEGMENT_HEADER;
         if !begins && !goes_on {
             // The remains of a write that was cut short before an earlier start.
             break;
@@ -106,7 +107,7 @@ fn scan(bytes: &[u8], segment: &mut Segment, offset: u32, replay: &mut Replay, b
         if frame.kind == Kind::Entry {
             segment.last_index = segment.last_index.max(frame.index);
         }
-        (found.round, group) = (frame.round, frame.group);
+        (found.round, found.group) = (frame.round, frame.group as usize);
         found.position += frame_size(frame.body.len());
         if frame.kind == Kind::Next {
             found.continued = true;
@@ -149,7 +150,9 @@ impl Wal {
 
         let mut replay = Replay::default();
         let mut segments: VecDeque<Segment> = VecDeque::new();
-        let mut end = Scan { position: SEGMENT_HEADER, round: 0, continued: true };
+        let mut end = Scan { position: SEGMENT_HEADER, round: 0, continued: true, group: SEGMENT_HEADER };
+        // The frames of the last round of each segment, and where they start.
+        let mut ends: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut ready = None;
         for (number, here) in (base..).zip(&numbers) {
             if number != *here {
@@ -159,6 +162,7 @@ impl Wal {
             if end.continued {
                 end = scan(&bytes, &mut segment, (number - base) as u32, &mut replay, end.round).map_err(|e| in_file(at(number), &e))?;
                 segments.push_back(segment);
+                ends.push((end.group as u64, bytes[end.group..end.position].to_vec()));
             } else if ready.is_none() && get_frame(&bytes, segment.salt, SEGMENT_HEADER).is_none() {
                 // The segment before has no last frame, so this one was only made ready.
                 ready = Some(segment);
@@ -181,11 +185,13 @@ impl Wal {
         if replay.first > replay.purged + 1 {
             return Err(lost(base.saturating_sub(1), "missing before other parts of the log"));
         }
-        // What a killed process left in the page cache is acted on from now, so it has to be durable first. It may be in the last
-        // segment, or in the one before when it died on its way from one to the other; the name of a segment made ready may be there.
+        // What a process left in the page cache when it was killed, or when a sync failed, is acted on from now, so it has to be durable
+        // first. After a failed sync the kernel takes its pages for clean: only what is written again gets to the disk. It may be in
+        // the last segment, or in the one before if it was on its way from one to the other.
         disk.sync_dir().map_err(|e| Error::io(format_args!("syncing {}", disk.path().display()), &e))?;
-        for segment in segments.iter().rev().take(2) {
-            segment.file.sync().map_err(|e| Error::io(format_args!("syncing {}", at(segment.number)), &e))?;
+        for (segment, (start, frames)) in segments.iter().zip(&ends).rev().take(2) {
+            let written = segment.file.write_at(*start, frames).and_then(|()| segment.file.sync());
+            written.map_err(|e| Error::io(format_args!("syncing {}", at(segment.number)), &e))?;
         }
 
         let workshop = Arc::new(Workshop { disk: disk.clone(), disk_id, size: segment_bytes, slot: Default::default() });

@@ -439,6 +439,19 @@ def test_drain_is_exact_under_load(start_server: StartServer) -> None:
         assert not is_blocked(client)
 
 
+def test_drain_is_not_kept_waiting_by_busy_workers(start_server: StartServer) -> None:
+    server = start_server(workers="1")
+    assert server.heartbeat(epoch=1, ttl_ms=60_000).accepted
+    asleep = threading.Thread(target=server.command, args=("DEBUG", "SLEEP", 2))
+    asleep.start()
+    wait_until(lambda: _stalls(server), what="the only worker to sleep")
+    started = time.monotonic()
+    assert server.command("CLUSTERX", "DRAIN", 10_000) == b"OK"
+    assert time.monotonic() - started < 1
+    assert asleep.is_alive()
+    asleep.join(20)
+
+
 def test_drain_waits_for_the_write_in_flight(start_server: StartServer) -> None:
     server = start_server(workers="16")
     assert server.heartbeat(epoch=1, ttl_ms=60_000).accepted

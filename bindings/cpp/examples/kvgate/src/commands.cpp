@@ -186,7 +186,7 @@ Lane lane_of(const Connection& connection, const Args& args) {
   if (spec == nullptr) return Lane::kAny;
   if (equals_ignoring_case(spec->name, "clusterx") && args.size() > 1 &&
       equals_ignoring_case(args[1], "drain")) {
-    return Lane::kWorker;  // it waits for writes
+    return Lane::kAdmin;
   }
   if ((spec->flags & (kReads | kWrites | kWorkerLane)) != 0) return Lane::kWorker;
   return (spec->flags & kControlLane) != 0 ? Lane::kControl : Lane::kAny;

@@ -258,6 +258,8 @@ void debug_wal_epochs(Call& call) {
   }
 }
 
+constexpr uint64_t kLongestStallMs = 3'600'000;
+
 void debug(Call& call) {
   const std::string what = lowered(call.args[1]);
   uint64_t milliseconds = 0;
@@ -265,7 +267,8 @@ void debug(Call& call) {
     debug_sleep(call, call.args[2]);
   } else if (what == "wal-epochs" && call.args.size() == 4) {
     debug_wal_epochs(call);
-  } else if (what == "stall" && call.args.size() == 3 && parse_uint(call.args[2], milliseconds)) {
+  } else if (what == "stall" && call.args.size() == 3 && parse_uint(call.args[2], milliseconds) &&
+             milliseconds <= kLongestStallMs) {
     const rocksdb::Status status = call.server.storage().stall(milliseconds);
     if (status.ok()) {
       reply_simple(call.out, "OK");

@@ -160,7 +160,7 @@ bool EventLoop::process(Connection& connection) {
     if (wanted != Lane::kAny && wanted != lane_) {
       connection.carried.emplace(std::move(args));
       connection.parser.discard_consumed(connection.in);
-      hand_over(connection);
+      hand_over(connection, wanted);
       return true;
     }
     run_command(server_, connection, args);
@@ -202,14 +202,13 @@ void EventLoop::settle(Connection& connection) {
   connection.watched = wanted;
 }
 
-void EventLoop::hand_over(Connection& connection) {
+void EventLoop::hand_over(Connection& connection, Lane lane) {
   if (connection.watched != 0) epoll_ctl(epoll_, EPOLL_CTL_DEL, connection.fd, nullptr);
   connection.watched = 0;
   const auto found = connections_.find(connection.fd);
   std::unique_ptr<Connection> moving = std::move(found->second);
   connections_.erase(found);
-  EventLoop& target = lane_ == Lane::kControl ? server_.next_worker() : server_.control();
-  target.adopt(std::move(moving));
+  server_.loop_for(lane).adopt(std::move(moving));
 }
 
 void EventLoop::drop(Connection& connection) {

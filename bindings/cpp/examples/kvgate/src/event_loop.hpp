@@ -1,5 +1,6 @@
 // An epoll loop on a thread of its own. The control loop accepts connections and serves what must
-// not wait for the database, heartbeats first of all; the worker loops serve everything else.
+// not wait for the database, heartbeats first of all; the admin loop what waits by its nature, as a
+// drain does; the worker loops everything else.
 #pragma once
 
 #include <atomic>
@@ -19,7 +20,8 @@ class Server;
 // Where a command is served.
 enum class Lane {
   kAny,      // wherever its connection happens to be
-  kControl,  // never behind a database write
+  kControl,  // never behind a database write, and never waits itself
+  kAdmin,    // never behind a database write, but may wait for one
   kWorker,
 };
 
@@ -52,7 +54,7 @@ class EventLoop {
   // Runs all complete requests. True when the connection has been handed to another loop.
   bool process(Connection& connection);
   void settle(Connection& connection);
-  void hand_over(Connection& connection);
+  void hand_over(Connection& connection, Lane lane);
   void drop(Connection& connection);
 
   Server& server_;

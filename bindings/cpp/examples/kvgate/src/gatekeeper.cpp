@@ -31,7 +31,9 @@ bool succeeded(const Outcome& outcome, std::string& error) {
 bool Gatekeeper::open(const GateSettings& settings, std::string& error) {
   settings_ = settings;
   if (!succeeded(tenure::set_log(TENURE_LOG_LEVEL_INFO, log_from_library), error)) return false;
-  tenure::Result<tenure::Node> node = tenure::Node::open({{"data_dir", settings.data_dir}});
+  // The node keeps epochs and one lock here: small segments of its log do, and open faster.
+  tenure::Result<tenure::Node> node = tenure::Node::open(
+      {{"data_dir", settings.data_dir}, {"wal_segment_bytes", "1048576"}});
   if (!succeeded(node, error)) return false;
   node_.emplace(std::move(*node));
   const char* const trust = settings.trust_receipt ? "true" : "false";

@@ -38,6 +38,8 @@ bool Server::start(std::string& error) {
 
   if (cluster_enabled_) follow_topology();
   if (!gate_.serve(error)) return false;
+  admin_ = std::make_unique<EventLoop>(*this, Lane::kAdmin);
+  if (!admin_->start(-1, "kv-admin", error)) return false;
   const long workers = config_.number("workers");
   for (long i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<EventLoop>(*this, Lane::kWorker));
@@ -71,8 +73,9 @@ bool Server::listen(std::string& error) {
 }
 
 void Server::stop() {
-  // The control loop hands connections to the workers, so it ends first.
+  // The control loop accepts connections and hands them on, so it ends first.
   if (control_) control_->stop();
+  if (admin_) admin_->stop();
   for (std::unique_ptr<EventLoop>& worker : workers_) worker->stop();
   replica_.stop();
   if (listener_ >= 0) ::close(listener_);
@@ -84,7 +87,11 @@ void Server::stop() {
 
 void Server::request_shutdown() { ::kill(::getpid(), SIGTERM); }
 
-EventLoop& Server::next_worker() { return *workers_[turn_.fetch_add(1) % workers_.size()]; }
+EventLoop& Server::loop_for(Lane lane) {
+  if (lane == Lane::kControl) return *control_;
+  if (lane == Lane::kAdmin) return *admin_;
+  return *workers_[turn_.fetch_add(1) % workers_.size()];
+}
 
 void Server::set_replica_of(const std::string& host, uint16_t port) {
   std::lock_guard<std::mutex> guard(role_mutex_);

@@ -45,8 +45,8 @@ class Server {
   bool cluster_enabled() const { return cluster_enabled_; }
   uint16_t port() const { return port_; }
 
-  EventLoop& control() { return *control_; }
-  EventLoop& next_worker();
+  // The loop that serves a lane; the workers take turns.
+  EventLoop& loop_for(Lane lane);
   uint64_t next_id() { return ids_.fetch_add(1) + 1; }
   void count_connection(int change) { connections_.fetch_add(change); }
   void count_command() { commands_.fetch_add(1, std::memory_order_relaxed); }
@@ -62,6 +62,7 @@ class Server {
   Cluster cluster_;
   Replica replica_;
   std::unique_ptr<EventLoop> control_;
+  std::unique_ptr<EventLoop> admin_;
   std::vector<std::unique_ptr<EventLoop>> workers_;
   std::atomic<size_t> turn_{0};
   std::atomic<uint64_t> ids_{0};

@@ -11,7 +11,6 @@ namespace kvgate {
 
 namespace {
 
-constexpr std::string_view kStampMagic = "tenure:epoch:1:";
 constexpr std::string_view kFormatKey = "!format";
 constexpr std::string_view kFormat = "kvgate:1";
 
@@ -19,13 +18,11 @@ class StampFinder : public rocksdb::WriteBatch::Handler {
  public:
   void LogData(const rocksdb::Slice& blob) override {
     const std::string_view text(blob.data(), blob.size());
-    if (text.size() != kStampMagic.size() + 8 || text.substr(0, kStampMagic.size()) != kStampMagic) {
-      return;
-    }
+    const size_t magic = kEpochStampMagic.size();
+    if (text.size() != magic + 8 || text.substr(0, magic) != kEpochStampMagic) return;
     epoch = 0;
     for (size_t i = 0; i < 8; ++i) {
-      epoch |= static_cast<uint64_t>(static_cast<unsigned char>(text[kStampMagic.size() + i]))
-               << (8 * i);
+      epoch |= static_cast<uint64_t>(static_cast<unsigned char>(text[magic + i])) << (8 * i);
     }
     found = true;
   }
@@ -58,9 +55,10 @@ WriteOutcome failed(const rocksdb::Status& status) {
 
 }  // namespace
 
-std::string encode_epoch_stamp(uint64_t epoch) {
-  std::string stamp(kStampMagic);
-  for (int i = 0; i < 8; ++i) stamp += static_cast<char>(epoch >> (8 * i));
+EpochStamp encode_epoch_stamp(uint64_t epoch) {
+  EpochStamp stamp;
+  char* end = std::copy(kEpochStampMagic.begin(), kEpochStampMagic.end(), stamp.begin());
+  for (int i = 0; i < 8; ++i) *end++ = static_cast<char>(epoch >> (8 * i));
   return stamp;
 }
 
@@ -156,7 +154,8 @@ WriteOutcome Storage::commit(rocksdb::WriteBatch* batch, WriteClass write_class)
   // A gate that never had a lease has no epoch, and a replica's batch brings its master's.
   outcome.epoch = admission.epoch();
   if (write_class == WriteClass::kClient && outcome.epoch != 0) {
-    batch->PutLogData(encode_epoch_stamp(outcome.epoch));
+    const EpochStamp stamp = encode_epoch_stamp(outcome.epoch);
+    batch->PutLogData(rocksdb::Slice(stamp.data(), stamp.size()));
     raise_epoch(outcome.epoch);
   }
   const rocksdb::Status status = db_->Write(write_options_, batch);

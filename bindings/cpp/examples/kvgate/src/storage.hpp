@@ -125,7 +125,9 @@ class Storage {
 
 // The epoch stamp, as it stands in a batch's log data: it reaches the write-ahead log and every
 // reader of it, costs no sequence number, and is not part of the data.
-std::string encode_epoch_stamp(uint64_t epoch);
+constexpr std::string_view kEpochStampMagic = "tenure:epoch:1:";
+using EpochStamp = std::array<char, kEpochStampMagic.size() + sizeof(uint64_t)>;
+EpochStamp encode_epoch_stamp(uint64_t epoch);
 // The last stamp in `batch`; false when it has none.
 bool find_epoch_stamp(const rocksdb::WriteBatch& batch, uint64_t& epoch);
 

@@ -1,0 +1,718 @@
+//! The rows of the correctness table (C3 to C29) and the invariants (I-05 to I-14) that one ledger can show, each by its number.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use tenure::base::codec::{self, Kind};
+use tenure::base::{Key, SessionId, Status, Token};
+use tenure::ledger::{
+    Entry, Event, Fault, Ledger, LimitKind, LogId, LossReason, Mode, Op, Outcome, Params, Refusal, Renew, Request, Restore, Spec, Stamp,
+    WaitEnd,
+};
+
+/// A ledger and the clock that stamps its entries.
+struct Bench {
+    ledger: Ledger,
+    at: LogId,
+    stamp: Stamp,
+    events: Vec<Event>,
+}
+
+impl Bench {
+    fn new(params: Params) -> Bench {
+        Bench {
+            ledger: Ledger::new(Params { max_step_ms: u64::MAX, ..params }),
+            at: LogId { term: 1, index: 0 },
+            stamp: Stamp { term: 1, boot: 9, ticks_ms: 0 },
+            events: Vec::new(),
+        }
+        .started()
+    }
+
+    fn started(mut self) -> Bench {
+        self.apply(vec![]);
+        self
+    }
+
+    fn apply(&mut self, ops: Vec<Request>) -> Vec<Outcome> {
+        self.at.index += 1;
+        let mut outcomes = Vec::new();
+        self.ledger.apply(self.at, &Entry { stamp: self.stamp, ops }, &mut outcomes, &mut self.events);
+        outcomes
+    }
+
+    fn ask(&mut self, session: SessionId, op: Op) -> Outcome {
+        self.numbered(session, 0, op)
+    }
+
+    fn numbered(&mut self, session: SessionId, seq: u64, op: Op) -> Outcome {
+        self.apply(vec![Request { session, seq, op }])[0]
+    }
+
+    /// Time passes, with a tick at the end.
+    fn pass(&mut self, ms: u64) {
+        self.stamp.ticks_ms += ms;
+        self.apply(vec![]);
+    }
+
+    fn open(&mut self, nonce: u128, ttl_ms: u32) -> SessionId {
+        match self.ask(SessionId(0), Op::OpenSession { nonce, name: format!("s{nonce}"), ttl_ms }) {
+            Outcome::Session { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn try_acquire(&mut self, session: SessionId, name: &str, spec: &Spec) -> Outcome {
+        self.ask(session, acquire(name, spec, None, 0))
+    }
+
+    fn hold(&mut self, session: SessionId, name: &str, spec: &Spec) -> Token {
+        let outcome = self.try_acquire(session, name, spec);
+        granted(outcome)
+    }
+
+    fn wait(&mut self, session: SessionId, name: &str, req: u64) {
+        let outcome = self.ask(session, acquire(name, &Spec::default(), Some(u64::MAX), req));
+        assert!(matches!(outcome, Outcome::Queued { .. }), "{outcome:?}");
+    }
+
+    fn release(&mut self, session: SessionId, name: &str, token: Token) -> Outcome {
+        self.ask(session, Op::Release { key: key(name), token })
+    }
+
+    fn holders(&self, name: &str) -> Vec<SessionId> {
+        self.ledger.lock(&key(name)).map_or_else(Vec::new, |l| l.holders.iter().map(|h| h.session).collect())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn restart(&mut self) {
+        let mut restore = Restore::new();
+        self.ledger.snapshot(&mut |piece| restore.push(piece)).unwrap();
+        self.ledger = restore.finish().unwrap();
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key::new(name.as_bytes()).unwrap()
+}
+
+fn acquire(name: &str, spec: &Spec, wait_ms: Option<u64>, req: u64) -> Op {
+    Op::Acquire { key: key(name), spec: spec.clone(), wait_ms, req }
+}
+
+fn granted(outcome: Outcome) -> Token {
+    match outcome {
+        Outcome::Granted { token, .. } => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn manual(ttl_ms: u32) -> Spec {
+    Spec { ttl_ms, renew: Renew::Manual, ..Spec::default() }
+}
+
+#[test]
+fn c3_a_waiter_whose_session_died_is_told_and_never_granted() {
+    let mut b = Bench::new(Params::default());
+    let (a, dead, c) = (b.open(1, 60_000), b.open(2, 1_000), b.open(3, 60_000));
+    let held = b.hold(a, "k", &Spec { ttl_ms: 60_000, ..Spec::default() });
+    b.wait(dead, "k", 5);
+    b.wait(c, "k", 6);
+    b.pass(1_001);
+    let told = Event::WaitEnded { session: dead, req: 5, why: WaitEnd::SessionExpired };
+    assert_eq!(
+        b.events(),
+        [told, Event::SessionEnded { session: dead, why: LossReason::SessionExpired }],
+        "at 1 s and a tick, not at the release"
+    );
+    b.pass(4_000);
+    assert_eq!(b.release(a, "k", held), Outcome::Released { left: 0 });
+    assert!(matches!(b.events()[..], [Event::Granted { session, req: 6, .. }] if session == c));
+}
+
+#[test]
+fn c3_the_grant_is_decided_where_it_is_applied() {
+    // The waiter's session is over at the very index of the release, and nobody has recorded that yet.
+    let mut b = Bench::new(Params { slice: 1, ..Params::default() });
+    let (a, dead, c) = (b.open(1, 60_000), b.open(2, 1_000), b.open(3, 60_000));
+    let held = b.hold(a, "k", &Spec { ttl_ms: 60_000, ..Spec::default() });
+    for other in 0..5 {
+        b.hold(dead, &format!("other{other}"), &Spec::default());
+    }
+    b.wait(dead, "k", 5);
+    b.wait(c, "k", 6);
+    b.stamp.ticks_ms += 1_001;
+    assert_eq!(b.release(a, "k", held), Outcome::Released { left: 0 });
+    assert_eq!(b.holders("k"), [c]);
+}
+
+#[test]
+fn c4_a_cancelled_request_never_becomes_a_holder() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let held = b.hold(a, "k", &Spec::default());
+    // While it waits.
+    b.wait(c, "k", 7);
+    assert_eq!(b.ask(c, Op::Cancel { keys: vec![key("k")], req: 7 }), Outcome::Cancelled { was_granted: false });
+    b.release(a, "k", held);
+    assert_eq!(b.holders("k"), []);
+    // After the grant, whose announcement was lost.
+    granted(b.ask(c, acquire("k", &Spec::default(), Some(100), 8)));
+    assert_eq!(b.ask(c, Op::Cancel { keys: vec![key("k")], req: 8 }), Outcome::Cancelled { was_granted: true });
+    assert_eq!(b.holders("k"), []);
+    // Before it comes.
+    assert_eq!(b.ask(c, Op::Cancel { keys: vec![key("k")], req: 9 }), Outcome::Cancelled { was_granted: false });
+    b.restart();
+    assert_eq!(b.ask(c, acquire("k", &Spec::default(), Some(100), 9)), Outcome::Refused(Refusal::Cancelled));
+    assert_eq!(b.ledger.counts().locks, 0);
+}
+
+#[test]
+fn c4_a_request_that_timed_out_never_becomes_a_holder() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 60_000), b.open(2, 60_000));
+    let held = b.hold(a, "k", &Spec { ttl_ms: 60_000, ..Spec::default() });
+    assert_eq!(b.ask(c, acquire("k", &Spec::default(), Some(500), 7)), Outcome::Queued { position: 0 });
+    b.pass(499);
+    assert_eq!(b.events(), []);
+    b.pass(1);
+    assert_eq!(b.events(), [Event::WaitEnded { session: c, req: 7, why: WaitEnd::Timeout }]);
+    b.release(a, "k", held);
+    assert_eq!(b.holders("k"), []);
+}
+
+#[test]
+fn c12_a_retry_gets_the_same_answer_and_has_no_second_effect() {
+    let mut b = Bench::new(Params::default());
+    let a = b.open(1, 10_000);
+    assert_eq!(b.open(1, 10_000), a, "opening is idempotent by its nonce");
+    let first = b.numbered(a, 1, acquire("k", &Spec::default(), None, 1));
+    assert_eq!(b.numbered(a, 1, acquire("k", &Spec::default(), None, 1)), first);
+    b.restart();
+    assert_eq!(b.numbered(a, 1, acquire("k", &Spec::default(), None, 1)), first, "also from a snapshot");
+    let token = granted(first);
+    let renewed = b.numbered(a, 2, Op::Renew { key: key("k"), token, ttl_ms: 5_000 });
+    assert_eq!(b.numbered(a, 2, Op::Renew { key: key("k"), token, ttl_ms: 5_000 }), renewed);
+    assert_eq!(b.numbered(a, 3, Op::Release { key: key("k"), token }), Outcome::Released { left: 0 });
+    assert_eq!(b.numbered(a, 1, acquire("k", &Spec::default(), None, 1)), first, "a late duplicate");
+    assert_eq!(b.holders("k"), [], "must not grant again");
+    assert_eq!(b.numbered(a, 3, Op::Release { key: key("k"), token }), Outcome::Released { left: 0 });
+}
+
+#[test]
+fn c12_the_retry_of_a_request_that_waited_gets_the_grant() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let held = b.hold(a, "k", &Spec::default());
+    let ask = || acquire("k", &Spec::default(), Some(u64::MAX), 4);
+    assert_eq!(b.numbered(c, 1, ask()), Outcome::Queued { position: 0 });
+    assert_eq!(b.numbered(c, 1, ask()), Outcome::Queued { position: 0 });
+    assert_eq!(b.ledger.lock(&key("k")).unwrap().waiters.len(), 1);
+    b.release(a, "k", held);
+    let token = b.events().iter().find_map(|e| if let Event::Granted { token, .. } = e { Some(*token) } else { None }).unwrap();
+    assert_eq!(granted(b.numbered(c, 1, ask())), token);
+}
+
+#[test]
+fn c12_the_retry_of_a_request_for_several_keys_gets_the_grant() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let held = b.hold(a, "k", &Spec::default());
+    let ask = || Op::AcquireAll { keys: vec![key("j"), key("k")], spec: Spec::default(), wait_ms: Some(u64::MAX), req: 4 };
+    assert_eq!(b.numbered(c, 1, ask()), Outcome::Queued { position: 0 });
+    b.release(a, "k", held);
+    let token = b.ledger.lock(&key("j")).unwrap().holders[0].token;
+    assert_eq!(granted(b.numbered(c, 1, ask())), token);
+    assert_eq!(b.ask(c, Op::ReleaseAll), Outcome::ReleasedMany { count: 2 });
+    // And one that ended otherwise gets that end.
+    b.hold(a, "k", &Spec::default());
+    let ask = || Op::AcquireAll { keys: vec![key("j"), key("k")], spec: Spec::default(), wait_ms: Some(100), req: 5 };
+    assert_eq!(b.numbered(c, 2, ask()), Outcome::Queued { position: 0 });
+    b.pass(100);
+    assert_eq!(b.numbered(c, 2, ask()), Outcome::WaitEnded(WaitEnd::Timeout));
+}
+
+#[test]
+fn a_dead_session_loses_its_locks_in_the_order_of_their_tokens() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 60_000), b.open(2, 1_000));
+    let held = b.hold(a, "k", &Spec::default());
+    b.wait(c, "k", 1);
+    let first = b.hold(c, "j", &Spec::default());
+    // The wait is older than the grant of j; what comes of it is younger.
+    b.release(a, "k", held);
+    b.events();
+    b.pass(1_001);
+    let lost: Vec<Token> = b.events().iter().filter_map(|e| if let Event::Lost { token, .. } = e { Some(*token) } else { None }).collect();
+    assert!(lost.len() == 2 && lost[0] == first && lost[1] > first, "{lost:?}");
+}
+
+#[test]
+fn c13_the_memory_of_answers_is_bounded_and_dies_with_the_session() {
+    let mut b = Bench::new(Params { window: 8, ..Params::default() });
+    let a = b.open(1, 60_000);
+    let size = |b: &Bench| {
+        let mut size = 0;
+        b.ledger
+            .snapshot(&mut |piece| {
+                size += piece.len();
+                Ok(())
+            })
+            .unwrap();
+        size
+    };
+    let mut after_warm_up = 0;
+    for seq in (1..4_000).step_by(2) {
+        let token = granted(b.numbered(a, seq, acquire("k", &Spec::default(), None, seq)));
+        b.numbered(a, seq + 1, Op::Release { key: key("k"), token });
+        if seq == 2_001 {
+            after_warm_up = size(&b);
+        }
+    }
+    assert!(size(&b) <= after_warm_up + 16, "{} grew to {}", after_warm_up, size(&b));
+    assert_eq!(b.numbered(a, 1, acquire("k", &Spec::default(), None, 1)), Outcome::Refused(Refusal::Forgotten));
+    assert_eq!(b.ask(a, Op::CloseSession), Outcome::Closed);
+    assert_eq!(b.numbered(a, 3_999, acquire("k", &Spec::default(), None, 1)), Outcome::Refused(Refusal::NoSession));
+    assert_eq!(b.ledger.counts().sessions, 0);
+}
+
+#[test]
+fn c14_tokens_increase_for_ever() {
+    let mut b = Bench::new(Params::default());
+    let a = b.open(1, 10_000);
+    let mut last = Token(0);
+    for round in 0..50 {
+        let token = b.hold(a, &format!("k{}", round % 3), &Spec::default());
+        assert!(token > last, "I-05: also for a key that was deleted and made again");
+        last = token;
+        b.release(a, &format!("k{}", round % 3), token);
+        if round % 10 == 0 {
+            b.restart();
+        }
+    }
+    let known = last.0 + 1_000;
+    b.ledger.recover(known);
+    let token = b.hold(a, "k0", &Spec::default());
+    assert!(token.0 > known + (1 << 31) && token.0 < 1 << 63, "a recovery passes all that a lost successor can have given");
+    assert_eq!(b.ledger.generation(), 1);
+}
+
+#[test]
+fn c15_a_stale_release_has_no_effect() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let old = b.hold(a, "k", &manual(1_000));
+    b.pass(1_001);
+    let current = b.hold(c, "k", &Spec::default());
+    assert_eq!(b.release(a, "k", old), Outcome::NotHolder { current });
+    assert_eq!(b.release(a, "k", current), Outcome::NotHolder { current }, "another's token");
+    assert_eq!(b.holders("k"), [c]);
+    assert_eq!(b.release(c, "k", current), Outcome::Released { left: 0 });
+    assert_eq!(b.release(c, "k", current), Outcome::NotHolder { current: Token(0) }, "twice");
+    let again = b.hold(c, "k", &Spec::default());
+    assert_eq!(b.release(c, "k", current), Outcome::NotHolder { current: again }, "after it was taken again");
+    assert_eq!(b.holders("k"), [c]);
+}
+
+#[test]
+fn c16_a_renewal_after_the_release_revives_nothing() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let token = b.hold(a, "k", &manual(1_000));
+    let renew = |token| Op::Renew { key: key("k"), token, ttl_ms: 60_000 };
+    assert!(matches!(b.ask(a, renew(token)), Outcome::Renewed { .. }));
+    assert_eq!(b.release(a, "k", token), Outcome::Released { left: 0 });
+    assert_eq!(b.ask(a, renew(token)), Outcome::NotHolder { current: Token(0) });
+    assert_eq!(b.holders("k"), []);
+    let other = b.hold(c, "k", &manual(1_000));
+    assert_eq!(b.ask(a, renew(token)), Outcome::NotHolder { current: other });
+    b.pass(1_001);
+    assert_eq!(b.ask(c, renew(other)), Outcome::NotHolder { current: Token(0) }, "nor does one after the expiry");
+    assert_eq!(b.ledger.counts().keys, 0);
+}
+
+#[test]
+fn c16_a_session_renewal_revives_no_grant_that_has_run_out() {
+    // With one removal an entry, most of what has run out is still recorded when the renewal comes.
+    let mut b = Bench::new(Params { slice: 1, ..Params::default() });
+    let a = b.open(1, 10_000);
+    for name in ["x", "y", "z"] {
+        b.hold(a, name, &Spec { ttl_ms: 1_000, ..Spec::default() });
+    }
+    b.stamp.ticks_ms += 5_000;
+    assert_eq!(b.ask(a, Op::RenewSession), Outcome::Renewed { remaining_ms: 10_000 });
+    assert!(["x", "y", "z"].iter().all(|name| b.holders(name).is_empty()));
+    assert_eq!(b.events().iter().filter(|e| matches!(e, Event::Lost { why: LossReason::Expired, .. })).count(), 3, "each is told once");
+}
+
+#[test]
+fn c18_a_session_that_was_away_too_long_is_told_and_its_tokens_are_dead() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 1_000), b.open(2, 60_000));
+    let old = b.hold(a, "k", &Spec::default());
+    b.wait(c, "k", 1);
+    b.restart();
+    // Back in time: the ledger's clock stood still while nobody ran it.
+    b.stamp = Stamp { term: 1, boot: 10, ticks_ms: 0 };
+    b.pass(900);
+    assert!(matches!(b.ask(a, Op::RenewSession), Outcome::Renewed { .. }));
+    // Too late, in any order.
+    b.pass(1_001);
+    assert_eq!(b.ask(a, Op::RenewSession), Outcome::Refused(Refusal::NoSession));
+    assert_eq!(b.release(a, "k", old), Outcome::Refused(Refusal::NoSession));
+    assert_eq!(b.holders("k"), [c]);
+    assert_ne!(b.open(1, 1_000), a, "the same process gets a new incarnation");
+}
+
+#[test]
+fn c19_a_restarted_process_waits_out_its_old_session_and_no_longer() {
+    let mut b = Bench::new(Params::default());
+    let old = b.open(1, 2_000);
+    let token = b.hold(old, "k", &Spec::default());
+    let new = b.open(2, 10_000);
+    assert!(matches!(b.try_acquire(new, "k", &Spec::default()), Outcome::Held(o) if o.session == old && o.remaining_ms == 2_000));
+    b.wait(new, "k", 1);
+    b.pass(2_001);
+    let events = b.events();
+    assert_eq!(events[0], Event::Lost { session: old, key: key("k"), token, why: LossReason::SessionExpired });
+    assert!(matches!(events[1], Event::Granted { session, token: t, .. } if session == new && t > token));
+}
+
+#[test]
+fn c25_ownership_is_the_session_and_the_token() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let token = b.hold(a, "k", &Spec::default());
+    // The same session asks again: another part of the same process, which has to wait like anybody.
+    assert!(matches!(b.try_acquire(a, "k", &Spec::default()), Outcome::Held(o) if o.token == token));
+    assert_eq!(b.release(c, "k", token), Outcome::NotHolder { current: token });
+    assert_eq!(b.release(a, "k", token), Outcome::Released { left: 0 });
+    let reentrant = Spec { reentrant: true, ..Spec::default() };
+    let token = b.hold(a, "k", &reentrant);
+    assert_eq!(b.try_acquire(a, "k", &reentrant), Outcome::Granted { token, remaining_ms: 10_000, depth: 2 });
+    assert!(matches!(b.try_acquire(c, "k", &reentrant), Outcome::Held(_)));
+    assert_eq!(b.release(a, "k", token), Outcome::Released { left: 1 });
+    assert_eq!(b.holders("k"), [a]);
+    assert_eq!(b.release(a, "k", token), Outcome::Released { left: 0 });
+}
+
+#[test]
+fn c26_grants_that_end_at_once_are_cleared_away_in_slices() {
+    const N: u64 = 200_000;
+    let mut b = Bench::new(Params { max_sessions: 1 << 10, ..Params::default() });
+    let sessions: Vec<SessionId> = (0..100).map(|n| b.open(n, 1_000)).collect();
+    let survivor = b.open(1_000, 60_000);
+    for n in 0..N {
+        b.hold(sessions[n as usize % 100], &format!("lock-{n}"), &Spec::default());
+    }
+    let start = Instant::now();
+    b.pass(1_001);
+    let mut entries = 1;
+    while b.ledger.next_deadline().is_some_and(|at| at <= b.ledger.clock_ms()) {
+        // Whoever renews meanwhile is served within the slice.
+        assert!(matches!(b.ask(survivor, Op::RenewSession), Outcome::Renewed { .. }));
+        entries += 1;
+    }
+    assert_eq!((b.ledger.counts().locks, b.ledger.counts().sessions), (0, 1));
+    let slices = N.div_ceil(u64::from(b.ledger.params().slice));
+    assert!(entries >= slices && entries <= slices + 100, "{entries} entries");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn c27_a_lock_costs_the_same_however_many_its_session_holds() {
+    let mut b = Bench::new(Params::default());
+    let a = b.open(1, 60_000);
+    let batch = |b: &mut Bench, from: u64, to: u64| {
+        let ops = |n: u64| Request { session: a, seq: 0, op: acquire(&format!("lock-{n}"), &Spec::default(), None, n) };
+        let requests: Vec<Request> = (from..to).map(ops).collect();
+        let start = Instant::now();
+        b.apply(requests);
+        start.elapsed()
+    };
+    batch(&mut b, 0, 2_000);
+    let first = (0..5).map(|i| batch(&mut b, 2_000 + i * 2_000, 4_000 + i * 2_000)).min().unwrap();
+    batch(&mut b, 100_000, 300_000);
+    let last = (0..5).map(|i| batch(&mut b, 400_000 + i * 2_000, 402_000 + i * 2_000)).min().unwrap();
+    assert!(last < first * 40, "the first batches took {first:?}, the last {last:?}");
+    // Giving one back in the middle is no search either.
+    let start = Instant::now();
+    for n in 150_000..151_000u64 {
+        let token = b.ledger.lock(&key(&format!("lock-{n}"))).unwrap().holders[0].token;
+        assert_eq!(b.release(a, &format!("lock-{n}"), token), Outcome::Released { left: 0 });
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn c28_lock_delay_only_after_a_loss_and_to_the_millisecond() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 60_000), b.open(2, 60_000));
+    let spec = Spec { lock_delay_ms: 500, ..manual(1_000) };
+    let token = b.hold(a, "k", &spec);
+    b.release(a, "k", token);
+    let token = b.hold(c, "k", &spec);
+    b.release(c, "k", token);
+    // Expiry: from the moment it was over, however late that was noticed.
+    b.hold(a, "k", &spec);
+    b.pass(1_200);
+    assert!(matches!(b.try_acquire(c, "k", &spec), Outcome::Held(o) if o.token == Token(0) && o.delay_ms == 301));
+    assert_eq!(b.ledger.lock(&key("k")).unwrap().delay_ms, 301, "visible");
+    b.wait(c, "k", 1);
+    b.pass(300);
+    assert_eq!(b.holders("k"), []);
+    b.pass(1);
+    assert_eq!(b.holders("k"), [c]);
+    // Force: the operator's choice, or the grant's own.
+    for (delay_ms, want) in [(Some(0), 0), (None, 500), (Some(70), 70)] {
+        b.ask(a, Op::ReleaseAll);
+        b.ask(c, Op::ReleaseAll);
+        b.pass(1_000);
+        b.hold(a, "f", &spec);
+        let force = Op::ForceRelease { key: key("f"), token: None, delay_ms };
+        assert_eq!(b.ask(SessionId(0), force), Outcome::ReleasedMany { count: 1 });
+        assert_eq!(b.ledger.lock(&key("f")).map_or(0, |l| l.delay_ms), want);
+    }
+    // 0 means 0.
+    b.pass(1_000);
+    b.hold(a, "z", &manual(1_000));
+    b.pass(1_001);
+    b.hold(c, "z", &Spec::default());
+}
+
+#[test]
+fn c29_queue_places_live_and_die_with_their_session() {
+    let mut b = Bench::new(Params { max_sessions: 1 << 10, ..Params::default() });
+    let holder = b.open(0, 600_000);
+    let held = b.hold(holder, "k", &Spec { ttl_ms: 600_000, ..Spec::default() });
+    let dead: Vec<SessionId> = (1..=200).map(|n| b.open(n, 1_000)).collect();
+    dead.iter().for_each(|s| b.wait(*s, "k", 1));
+    let last = b.open(900, 600_000);
+    b.wait(last, "k", 1);
+    b.pass(1_001);
+    assert_eq!(b.ledger.lock(&key("k")).unwrap().waiters.len(), 1, "no dead waiter costs anything, least of all time");
+    b.release(holder, "k", held);
+    assert_eq!(b.holders("k"), [last]);
+}
+
+#[test]
+fn waiters_are_served_in_order_and_readers_together() {
+    let mut b = Bench::new(Params::default());
+    let s: Vec<SessionId> = (0..6).map(|n| b.open(n, 60_000)).collect();
+    let shared = Spec { mode: Mode::Shared, ..Spec::default() };
+    let token = b.hold(s[0], "k", &Spec::default());
+    for (i, spec) in [(1, &shared), (2, &shared), (3, &Spec::default()), (4, &shared)] {
+        assert!(matches!(b.ask(s[i], acquire("k", spec, Some(u64::MAX), 1)), Outcome::Queued { .. }));
+    }
+    assert!(matches!(b.try_acquire(s[5], "k", &shared), Outcome::Held(_)), "nobody overtakes the queue");
+    b.release(s[0], "k", token);
+    assert_eq!(b.holders("k"), [s[1], s[2]], "I-11");
+    b.ask(s[1], Op::ReleaseAll);
+    b.ask(s[2], Op::ReleaseAll);
+    assert_eq!(b.holders("k"), [s[3]]);
+    b.ask(s[3], Op::ReleaseAll);
+    assert_eq!(b.holders("k"), [s[4]]);
+}
+
+#[test]
+fn several_keys_are_taken_together_or_not_at_all() {
+    let mut b = Bench::new(Params::default());
+    let (a, c, d) = (b.open(1, 60_000), b.open(2, 60_000), b.open(3, 60_000));
+    let all = |names: &[&str], req| Op::AcquireAll {
+        keys: names.iter().map(|n| key(n)).collect(),
+        spec: Spec::default(),
+        wait_ms: Some(u64::MAX),
+        req,
+    };
+    let y = b.hold(a, "y", &Spec::default());
+    // Opposite orders: each has its place in all queues at once, so neither can have half of what the other needs.
+    assert!(matches!(b.ask(c, all(&["x", "y"], 1)), Outcome::Queued { .. }));
+    assert!(matches!(b.ask(d, all(&["y", "x"], 2)), Outcome::Queued { .. }));
+    assert_eq!(b.holders("x"), [], "nothing is held while it waits");
+    assert!(matches!(b.try_acquire(a, "x", &Spec::default()), Outcome::Held(_)), "and nobody overtakes it");
+    b.release(a, "y", y);
+    assert_eq!((b.holders("x"), b.holders("y")), (vec![c], vec![c]));
+    let Event::Granted { token, .. } = b.events()[0] else { panic!() };
+    assert_eq!(b.release(c, "x", token), Outcome::Released { left: 0 });
+    assert_eq!(b.holders("x"), []);
+    assert_eq!(b.release(c, "y", Token(token.0 + 1)), Outcome::Released { left: 0 }, "keys[i] has the token first + i");
+    assert_eq!((b.holders("x"), b.holders("y")), (vec![d], vec![d]));
+    assert_eq!(b.ask(d, Op::Cancel { keys: vec![key("x"), key("y")], req: 2 }), Outcome::Cancelled { was_granted: true });
+    assert_eq!(b.ledger.counts().locks, 0);
+}
+
+#[test]
+fn every_limit_refuses_by_its_name_and_changes_nothing() {
+    let params = Params { max_locks: 2, max_sessions: 2, max_waiters_per_key: 1, max_metadata: 4, max_keys: 2, ..Params::default() };
+    let mut b = Bench::new(params);
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let open = Op::OpenSession { nonce: 3, name: "x".into(), ttl_ms: 1_000 };
+    let limit = |kind, max| Outcome::Refused(Refusal::Limit { kind, max });
+    assert_eq!(b.ask(SessionId(0), open), limit(LimitKind::Sessions, 2));
+    let big = Spec { metadata: vec![0; 5], ..Spec::default() };
+    assert_eq!(b.try_acquire(a, "k", &big), limit(LimitKind::MetadataBytes, 4));
+    let keys = ["a", "b", "c"].iter().map(|n| key(n)).collect();
+    let all = Op::AcquireAll { keys, spec: Spec::default(), wait_ms: None, req: 1 };
+    assert_eq!(b.ask(a, all), limit(LimitKind::KeysPerRequest, 2));
+    b.hold(a, "k", &Spec::default());
+    b.wait(c, "k", 1);
+    assert_eq!(b.try_acquire(a, "j", &Spec::default()), limit(LimitKind::Locks, 2));
+    b.ask(c, Op::Cancel { keys: vec![key("k")], req: 1 });
+    b.hold(a, "j", &Spec::default());
+    b.ask(a, Op::ReleaseAll);
+    b.hold(a, "k", &Spec::default());
+    b.wait(c, "k", 2);
+    let hash = b.ledger.state_hash().unwrap();
+    let mut more = Bench::new(Params { max_locks: 10, ..params });
+    let (x, y) = (more.open(1, 10_000), more.open(2, 10_000));
+    more.hold(x, "k", &Spec::default());
+    more.wait(y, "k", 1);
+    assert_eq!(more.ask(y, acquire("k", &Spec::default(), Some(5), 9)), limit(LimitKind::WaitersPerKey, 1));
+    for (refusal, name) in [(LimitKind::Locks, "max_locks"), (LimitKind::Sessions, "max_sessions")] {
+        let error = tenure::base::Error::from(Refusal::Limit { kind: refusal, max: 2 });
+        assert!(error.status() == Status::Limit && error.message().contains(name) && error.message().contains('2'), "{error}");
+    }
+    let counts = b.ledger.counts();
+    assert_eq!(b.try_acquire(a, "m", &Spec::default()), limit(LimitKind::Locks, 2));
+    assert_eq!(b.ledger.counts(), counts);
+    assert_ne!(hash, 0);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_its_name() {
+    let mut b = Bench::new(Params::default());
+    let a = b.open(1, 10_000);
+    let invalid = |fault| Outcome::Refused(Refusal::Invalid(fault));
+    let with = |change: fn(&mut Spec)| {
+        let mut spec = Spec::default();
+        change(&mut spec);
+        spec
+    };
+    for (spec, fault) in [
+        (with(|s| s.ttl_ms = 0), Fault::Ttl),
+        (with(|s| s.ttl_ms = u32::MAX), Fault::Ttl),
+        (with(|s| s.lock_delay_ms = u32::MAX), Fault::LockDelay),
+        (with(|s| s.mode = Mode::Permits { count: 0, limit: 1 }), Fault::Permits),
+        (with(|s| s.mode = Mode::Permits { count: 3, limit: 2 }), Fault::Permits),
+        (with(|s| s.mode = Mode::Permits { count: 1, limit: u32::MAX }), Fault::Permits),
+        (with(|s| (s.mode, s.reentrant) = (Mode::Shared, true)), Fault::Reentrant),
+    ] {
+        assert_eq!(b.try_acquire(a, "k", &spec), invalid(fault), "{spec:?}");
+    }
+    let twice = Op::AcquireAll { keys: vec![key("k"), key("k")], spec: Spec::default(), wait_ms: None, req: 1 };
+    assert_eq!(b.ask(a, twice), invalid(Fault::Keys));
+    for name in [String::new(), "n".repeat(65)] {
+        assert_eq!(b.ask(SessionId(0), Op::OpenSession { nonce: 9, name, ttl_ms: 1_000 }), invalid(Fault::Name));
+    }
+    b.hold(a, "sem", &Spec { mode: Mode::Permits { count: 1, limit: 3 }, ..Spec::default() });
+    let other = Spec { mode: Mode::Permits { count: 1, limit: 4 }, ..Spec::default() };
+    assert_eq!(b.try_acquire(a, "sem", &other), invalid(Fault::PermitLimit));
+    assert_eq!(b.ledger.counts().locks, 1);
+}
+
+#[test]
+fn a_semaphore_gives_its_permits_and_no_more() {
+    let mut b = Bench::new(Params::default());
+    let (a, c) = (b.open(1, 10_000), b.open(2, 10_000));
+    let permits = |count| Spec { mode: Mode::Permits { count, limit: 5 }, ..Spec::default() };
+    let two = b.hold(a, "s", &permits(2));
+    b.hold(c, "s", &permits(2));
+    assert!(matches!(b.try_acquire(c, "s", &permits(2)), Outcome::Held(_)));
+    assert!(matches!(b.ask(c, acquire("s", &permits(3), Some(u64::MAX), 1)), Outcome::Queued { .. }));
+    assert!(matches!(b.try_acquire(a, "s", &permits(1)), Outcome::Held(_)), "one is free, and somebody is before us");
+    b.release(a, "s", two);
+    assert_eq!(b.holders("s"), [c, c]);
+    assert!(matches!(b.try_acquire(a, "s", &permits(1)), Outcome::Held(_)));
+}
+
+#[test]
+fn i14_a_damaged_snapshot_is_refused() {
+    let mut b = Bench::new(Params::default());
+    let a = b.open(1, 10_000);
+    for n in 0..2_000 {
+        b.hold(a, &format!("lock-{n}"), &Spec { metadata: vec![1; 9], ..Spec::default() });
+    }
+    let mut bytes = Vec::new();
+    b.ledger
+        .snapshot(&mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+    let restore = |bytes: &[u8]| {
+        let mut restore = Restore::new();
+        restore.push(bytes)?;
+        restore.finish()
+    };
+    assert_eq!(restore(&bytes).unwrap().state_hash().unwrap(), b.ledger.state_hash().unwrap());
+    for cut in [0, 5, 11, 12, bytes.len() / 2, bytes.len() - 1] {
+        assert_eq!(restore(&bytes[..cut]).unwrap_err().status(), Status::DataCorrupt, "cut at {cut}");
+    }
+    for at in (0..bytes.len()).step_by(401) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x10;
+        assert!(restore(&bad).is_err(), "a flipped bit at {at}");
+    }
+    // Parts that are whole by themselves, in another order or one missing.
+    let mut parts = Vec::new();
+    b.ledger
+        .snapshot(&mut |piece| {
+            parts.push(piece.to_vec());
+            Ok(())
+        })
+        .unwrap();
+    let missing: Vec<u8> = parts.iter().enumerate().filter(|(i, _)| *i != 3).flat_map(|(_, p)| p.clone()).collect();
+    assert_eq!(restore(&missing).unwrap_err().status(), Status::DataCorrupt);
+    parts.swap(2, 3);
+    assert_eq!(restore(&parts.concat()).unwrap_err().status(), Status::DataCorrupt);
+}
+
+/// The stored form of an entry: what is in the logs of those who run this must stay readable.
+#[test]
+fn golden_bytes_of_an_entry() {
+    let (key, spec, token, req) = (key("k"), Spec { metadata: vec![7], ..Spec::default() }, Token(300), 5);
+    let shared = Spec { mode: Mode::Shared, renew: Renew::Manual, ..Spec::default() };
+    let permits = Spec { mode: Mode::Permits { count: 1, limit: 2 }, lock_delay_ms: 1, reentrant: true, ..Spec::default() };
+    let ops = [
+        Op::OpenSession { nonce: 1, name: "n".into(), ttl_ms: 2 },
+        Op::RenewSession,
+        Op::CloseSession,
+        Op::Acquire { key: key.clone(), spec, wait_ms: None, req },
+        Op::AcquireAll { keys: vec![key.clone()], spec: shared, wait_ms: Some(9), req },
+        Op::Acquire { key: key.clone(), spec: permits, wait_ms: None, req },
+        Op::Cancel { keys: vec![key.clone()], req },
+        Op::Release { key: key.clone(), token },
+        Op::ReleaseAll,
+        Op::Renew { key: key.clone(), token, ttl_ms: 4 },
+        Op::ForceRelease { key, token: Some(token), delay_ms: None },
+        Op::Tick,
+    ];
+    let ops = ops.into_iter().zip(1..).map(|(op, seq)| Request { session: SessionId(6), seq, op }).collect();
+    let entry = Entry { stamp: Stamp { term: 1, boot: 2, ticks_ms: 3 }, ops };
+    let bytes = codec::encode(Kind::Entry, &entry).unwrap();
+    let text: String = bytes[codec::HEADER..].iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(text, GOLDEN, "version {} of the codec must not change", codec::VERSION);
+    assert_eq!(codec::decode::<Entry>(Kind::Entry, &bytes, 1 << 20).unwrap(), entry);
+}
+
+const GOLDEN: &str = "0102030c06010001016e02060201060302060403016b00fb10270000000107000506050401016b01fb10270100000001090506060301\
+6b020102fb102700010100000506070501016b05060806016bfb2c01060907060a08016bfb2c0104060b09016b01fb2c0100060c0a";
+
+/// The stored form of a snapshot with one of everything.
+#[test]
+fn golden_digest_of_a_snapshot() {
+    let mut b = Bench::new(Params::default());
+    let (a, c, d) = (b.open(1, 10_000), b.open(2, 10_000), b.open(3, 10_000));
+    b.numbered(a, 1, acquire("k", &Spec { metadata: vec![1, 2], ..manual(500) }, None, 1));
+    b.hold(a, "s", &Spec { mode: Mode::Permits { count: 1, limit: 2 }, lock_delay_ms: 9_000, ..manual(700) });
+    b.pass(100);
+    b.wait(c, "k", 2);
+    b.ask(d, Op::AcquireAll { keys: vec![key("j"), key("k")], spec: Spec::default(), wait_ms: Some(60_000), req: 3 });
+    b.ask(d, Op::Cancel { keys: vec![key("never")], req: 9 });
+    b.pass(700);
+    assert!(b.ledger.lock(&key("s")).unwrap().delay_ms > 0 && b.holders("k") == [c]);
+    assert_eq!(b.ledger.state_hash().unwrap(), 16_221_559_018_040_381_039, "version {} of the codec must not change", codec::VERSION);
+}
