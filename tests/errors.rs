@@ -191,6 +191,6 @@ fn each_status_has_one_row_one_class_and_one_number() {
         assert_eq!(Status::from_code(*s as i32), Some(*s));
         assert_eq!(spec.class.is_empty(), *s == Status::Ok, "{s:?}");
         assert!(!spec.text.is_empty() && !spec.text.ends_with('.'), "{s:?}: {:?}", spec.text);
-        assert_eq!(band(*s).is_empty(), false);
+        assert!(!band(*s).is_empty());
     }
 }

@@ -327,7 +327,7 @@ fn threads_and_time_leave_nothing_behind() {
                 asked.fetch_add(1, SeqCst);
                 let done = Box::new(move |answer: crate::base::Result<Outcome>| {
                     count.fetch_add(1, SeqCst);
-                    drop(tell.send(answer.unwrap()));
+                    let _ = tell.send(answer.unwrap());
                 });
                 engine.submit(&ask(session, op.clone()), done);
                 match (told.try_recv(), op) {

@@ -152,7 +152,7 @@ pub unsafe extern "C" fn tenure_log_set(level: i32, on_line: tenure_log_fn, user
 fn start(log: &'static Log) -> Result<()> {
     let mut queue = lock(&log.queue);
     if !queue.started {
-        process::spawn("tenure-log", move || run(log))?;
+        process::spawn("tenure-say", move || run(log))?;
         queue.started = true;
     }
     Ok(())

@@ -31,7 +31,20 @@ static uint64_t some_handle(uint64_t *s) {
   }
 }
 
-static void keep(uint64_t *s, uint64_t h) { __atomic_store_n(&pool[next(s) % POOL], h, __ATOMIC_SEQ_CST); }
+static void release(uint64_t h) {
+  /* One of these it is; the others do nothing. */
+  const tenure_config c = {h};
+  const tenure_session s = {h};
+  const tenure_gate g = {h};
+  const tenure_node n = {h};
+  tenure_config_free(c);
+  tenure_session_free(s);
+  tenure_gate_free(g);
+  tenure_node_free(n);
+}
+
+/* What was in its place is freed, whoever is using it just now. */
+static void keep(uint64_t *s, uint64_t h) { release(__atomic_exchange_n(&pool[next(s) % POOL], h, __ATOMIC_SEQ_CST)); }
 
 static void on_done(void *user, int32_t status, uint64_t token, const tenure_error *e) { (void)user, (void)status, (void)token, (void)e; }
 
@@ -130,7 +143,7 @@ int main(int argc, char **argv) {
   for (int i = 0; i < POOL; i++) {
     const tenure_node n = {pool[i]};
     tenure_node_close(n, 1000, NULL);
-    tenure_node_free(n);
+    release(pool[i]);
   }
   return 0;
 }

@@ -91,8 +91,12 @@ impl Shared {
         if self.ended.get().is_some() || self.upkeep_runs.load(Acquire) {
             return false;
         }
-        let ballast_missing = !writer.ballast && !self.full.load(Relaxed) && writer.space_looked_at_ns == Shared::now_ns(writer);
-        self.snapshot_is_due(writer) || ballast_missing || writer.log.wants_upkeep()
+        let looked = writer.space_looked_at_ns == Shared::now_ns(writer);
+        let full = self.full.load(Relaxed);
+        let ballast_missing = !writer.ballast && !full && looked;
+        // Without space there is little hope: tried as often as the space is looked at.
+        let segment_missing = (!full || looked) && writer.log.wants_upkeep();
+        self.snapshot_is_due(writer) || ballast_missing || segment_missing
     }
 
     /// Looks after the files, on a thread of its own if there are threads.
@@ -109,6 +113,10 @@ impl Shared {
         if let Some(before) = thread.take() {
             // It has said that it is done.
             let _ = before.join();
+        }
+        if self.ended.get().is_some() {
+            // Whoever closes the engine may have looked for this thread already.
+            return;
         }
         match process::spawn("tenure-store", move || shared.upkeep()) {
             Ok(started) => *thread = Some(started),
