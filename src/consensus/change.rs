@@ -1,6 +1,5 @@
 //! What entries of the log say, and the state that follows from it: the ledger, and who has been here.
 
-
 use bytes::Bytes;
 
 use super::form::Place;

@@ -122,8 +122,12 @@ pub struct Options {
 /// Where this node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    Leader { term: u64 },
-    Follower { leader: u64 },
+    Leader {
+        term: u64,
+    },
+    Follower {
+        leader: u64,
+    },
     /// Nobody leads, as far as this node knows.
     Lost,
 }
@@ -204,7 +208,14 @@ impl Core {
     }
 
     /// Asks whoever is there, and says who answered.
-    pub async fn ask_anybody(self: &Arc<Core>, to: &Member, lane: Lane, ask: &Ask, records: &[Bytes], timeout: Duration) -> Result<(Sender, Answer)> {
+    pub async fn ask_anybody(
+        self: &Arc<Core>,
+        to: &Member,
+        lane: Lane,
+        ask: &Ask,
+        records: &[Bytes],
+        timeout: Duration,
+    ) -> Result<(Sender, Answer)> {
         let body = wire::ask(&self.me, ask, records)?;
         let bytes = self.transport.call(&to.name, &to.address, lane, body, timeout).await?;
         let (sender, answer) = wire::answered(bytes)?;

@@ -62,7 +62,8 @@ pub(super) enum Found {
 impl Index {
     /// Reads a journal. It must hold every record since the last purge.
     pub fn load(store: &dyn LogStore) -> Result<Index> {
-        let mut index = Index { marks: Marks::default(), slots: VecDeque::new(), first: 0, next: store.last_index() + 1, cached: 0, cold: 0 };
+        let mut index =
+            Index { marks: Marks::default(), slots: VecDeque::new(), first: 0, next: store.last_index() + 1, cached: 0, cold: 0 };
         if store.first_index() > store.last_index() {
             return Ok(index);
         }
@@ -85,7 +86,10 @@ impl Index {
             Ok(())
         })?;
         if index.slots.front().is_some() && index.first != index.marks.purged.map_or(0, |p| p.index + 1) {
-            return Err(Error::new(Status::DataCorrupt, format!("the log begins with entry {}, which does not follow what is purged", index.first)));
+            return Err(Error::new(
+                Status::DataCorrupt,
+                format!("the log begins with entry {}, which does not follow what is purged", index.first),
+            ));
         }
         Ok(index)
     }

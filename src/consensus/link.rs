@@ -96,7 +96,8 @@ impl Links {
             to: None,
             address: String::new(),
         };
-        let settings = net::Settings { backoff_max: Duration::from_millis(200), connect_timeout: Duration::from_secs(1), ..net::Settings::default() };
+        let settings =
+            net::Settings { backoff_max: Duration::from_millis(200), connect_timeout: Duration::from_secs(1), ..net::Settings::default() };
         let service = Arc::new(Answers(server));
         let net = Net::new(net::Parts { transport, security, hello, settings, service, admission: Arc::new(Nodes), rng })?;
         let address = net.listen(listen).await?;

@@ -37,9 +37,18 @@ type TellRecords = Box<dyn FnOnce(Result<Vec<Bytes>>) + Send>;
 
 enum Job {
     /// Writes these records and syncs; the last number that is no longer needed afterwards may be given up.
-    Write { records: Vec<Bytes>, give_up: Option<u64>, tell: Tell },
-    Read { numbers: Vec<u64>, tell: TellRecords },
-    Close { tell: Tell },
+    Write {
+        records: Vec<Bytes>,
+        give_up: Option<u64>,
+        tell: Tell,
+    },
+    Read {
+        numbers: Vec<u64>,
+        tell: TellRecords,
+    },
+    Close {
+        tell: Tell,
+    },
 }
 
 /// Where jobs go.

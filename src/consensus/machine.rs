@@ -184,7 +184,8 @@ impl RaftSnapshotBuilder<Config> for Builder {
             return Err(io::Error::other("nothing is applied yet"));
         };
         let (store, log, params, seated) = (self.shared.store.clone(), self.shared.log.clone(), self.params, self.seated.clone());
-        let made = snapshot::aside(self.shared.inline, "tenure-snapshot", move || snapshot::rebuild(store.as_ref(), &log, params, upto, &seated));
+        let made =
+            snapshot::aside(self.shared.inline, "tenure-snapshot", move || snapshot::rebuild(store.as_ref(), &log, params, upto, &seated));
         let (about, bytes) = made.await.map_err(|e| failed(&e))?;
         self.shared.snapshot_bytes.store(bytes, Relaxed);
         described(&about, &self.shared.store).map_err(|e| failed(&e))

@@ -79,7 +79,10 @@ async fn try_to_found(core: &Arc<Core>, founders: &[(String, String)]) -> Result
         match probe(core, &to).await {
             Ok((_, Answer::Probed { founded: true, member: false })) => {
                 let me = &core.options.name;
-                return Err(Error::new(Status::DataForeign, format!("node {me}: {name} belongs to a cluster that does not know this data directory")));
+                return Err(Error::new(
+                    Status::DataForeign,
+                    format!("node {me}: {name} belongs to a cluster that does not know this data directory"),
+                ));
             }
             Ok((_, Answer::Probed { founded: true, .. })) => missing = true,
             Ok((member, _)) => drop(members.insert(number_of(member.disk), member)),

@@ -79,7 +79,8 @@ impl Link {
 
     async fn append(self, rpc: AppendEntriesRequest<Config>, timeout: Duration) -> Rpc<AppendEntriesResponse<Config>> {
         let records = rpc.entries.iter().map(form::record).collect::<Result<Vec<_>>>().map_err(|e| failed(&e))?;
-        let ask = Ask::Append { ballot: (&rpc.vote).into(), prev: rpc.prev_log_id.map(Place::from), commit: rpc.leader_commit.map(Place::from) };
+        let ask =
+            Ask::Append { ballot: (&rpc.vote).into(), prev: rpc.prev_log_id.map(Place::from), commit: rpc.leader_commit.map(Place::from) };
         let timeout = if self.lane == Lane::Bulk { timeout.max(APPEND_TIMEOUT) } else { timeout };
         match self.ask(self.lane, &ask, &records, timeout).await.map_err(|e| failed(&e))? {
             Answer::Appended => Ok(AppendEntriesResponse::Success),
@@ -201,7 +202,8 @@ impl RaftNetworkV2<Config> for Link {
     }
 
     async fn transfer_leader(&mut self, rpc: TransferLeaderRequest<Config>, option: RPCOption) -> Rpc<TransferLeaderResponse<Config>> {
-        let ask = Ask::TakeOver { ballot: rpc.from_leader().into(), to: *rpc.to_node_id(), last: rpc.last_log_id().map(|l| Place::from(*l)) };
+        let ask =
+            Ask::TakeOver { ballot: rpc.from_leader().into(), to: *rpc.to_node_id(), last: rpc.last_log_id().map(|l| Place::from(*l)) };
         match self.ask(Lane::Control, &ask, &[], option.hard_ttl()).await.map_err(|e| failed(&e))? {
             Answer::TakenOver => Ok(Ok(())),
             Answer::VoteChanged { expected, actual } => {

@@ -256,8 +256,7 @@ impl Queue {
             late = gone;
         }
         inner.waiting.iter().for_each(|p| near(p.deadline));
-        let overdue: Vec<u64> =
-            inner.under_way.iter().filter(|(_, b)| b.deadline().is_some_and(|d| d <= now)).map(|(n, _)| *n).collect();
+        let overdue: Vec<u64> = inner.under_way.iter().filter(|(_, b)| b.deadline().is_some_and(|d| d <= now)).map(|(n, _)| *n).collect();
         let mut partly: Vec<(u64, Batch)> = overdue.into_iter().filter_map(|n| inner.under_way.remove(&n).map(|b| (n, b))).collect();
         inner.under_way.values().filter_map(Batch::deadline).for_each(&mut near);
         drop(inner);

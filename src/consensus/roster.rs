@@ -41,7 +41,10 @@ pub(super) enum Refused {
     Removed,
     OtherDisk,
     /// It was opened so often, or its log has so many entries; it should be this many at least.
-    Old { has: u64, at_least: u64 },
+    Old {
+        has: u64,
+        at_least: u64,
+    },
     Twin,
 }
 
@@ -53,9 +56,10 @@ impl Refused {
                 Status::DataForeign,
                 format!("node {name}: the cluster knows it with another data directory. Remove it before it joins again"),
             ),
-            Refused::Old { has, at_least } => {
-                Error::new(Status::DataLost, format!("node {name}: its data is older than what the cluster remembers of it: {has}, not {at_least}"))
-            }
+            Refused::Old { has, at_least } => Error::new(
+                Status::DataLost,
+                format!("node {name}: its data is older than what the cluster remembers of it: {has}, not {at_least}"),
+            ),
             Refused::Twin => Error::new(Status::DataLocked, format!("node {name}: another process runs with a copy of its data directory")),
         }
     }
@@ -137,8 +141,18 @@ mod tests {
             ("wiped", Sighting { disk: 2, opens: 1, boot: 102, log_end: 0, settled: 0 }, 0, Err(Refused::OtherDisk)),
             ("an old copy, opened less often", Sighting { opens: 2, boot: 103, ..first }, 0, Err(Refused::Old { has: 2, at_least: 3 })),
             ("a copy of the same opening", Sighting { boot: 104, ..first }, 0, Err(Refused::Twin)),
-            ("a copy from during this opening, behind what was acknowledged", Sighting { opens: 4, boot: 105, log_end: 80, ..first }, 90, Err(Refused::Old { has: 80, at_least: 90 })),
-            ("a log without what was committed", Sighting { opens: 4, boot: 106, log_end: 39, ..first }, 0, Err(Refused::Old { has: 39, at_least: 40 })),
+            (
+                "a copy from during this opening, behind what was acknowledged",
+                Sighting { opens: 4, boot: 105, log_end: 80, ..first },
+                90,
+                Err(Refused::Old { has: 80, at_least: 90 }),
+            ),
+            (
+                "a log without what was committed",
+                Sighting { opens: 4, boot: 106, log_end: 39, ..first },
+                0,
+                Err(Refused::Old { has: 39, at_least: 40 }),
+            ),
             ("a log whose uncommitted end was replaced", Sighting { opens: 4, boot: 107, log_end: 45, ..first }, 0, Ok(())),
         ];
         for (what, sighting, acknowledged, want) in cases {

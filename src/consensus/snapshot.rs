@@ -52,7 +52,11 @@ impl std::fmt::Debug for Data {
 }
 
 /// Runs `body` on a thread of its own, or right here for simulations.
-pub(super) async fn aside<T: Send + 'static>(inline: bool, name: &'static str, body: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn aside<T: Send + 'static>(
+    inline: bool,
+    name: &'static str,
+    body: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     if inline {
         return body();
     }
@@ -131,7 +135,13 @@ pub(super) fn store(store: &dyn StateStore, state: &State, seated: Seated) -> Re
 }
 
 /// Brings the stored snapshot up to `upto` by replaying the log, and stores the result. Blocks.
-pub(super) fn rebuild(base: &dyn StateStore, log: &Log, params: Params, upto: Place, membership: &StoredMembership) -> Result<(About, u64)> {
+pub(super) fn rebuild(
+    base: &dyn StateStore,
+    log: &Log,
+    params: Params,
+    upto: Place,
+    membership: &StoredMembership,
+) -> Result<(About, u64)> {
     let mut state = load(base)?.map_or_else(|| State::new(params), |(_, state)| state);
     let (mut outcomes, mut events) = (Vec::new(), Vec::new());
     let mut next = state.applied.map_or(0, |p| p.index + 1);
@@ -228,7 +238,9 @@ impl Incoming {
         match &mut self.sink {
             IncomingSink::Inline(building) => building.push(&part),
             // The other side has gone because a part was bad; what was wrong is told at the end.
-            IncomingSink::Thread { give, .. } => give.send(part).await.map_err(|_| Error::new(Status::DataCorrupt, "snapshot: a part is damaged")),
+            IncomingSink::Thread { give, .. } => {
+                give.send(part).await.map_err(|_| Error::new(Status::DataCorrupt, "snapshot: a part is damaged"))
+            }
         }
     }
 

@@ -50,13 +50,40 @@ pub(super) fn number_of(disk: u128) -> u64 {
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub(super) enum Ask {
     /// Followed by the records of the entries.
-    Append { ballot: Ballot, prev: Option<Place>, commit: Option<Place> },
-    Vote { ballot: Ballot, last: Option<Place>, transfer: bool, pre: bool },
-    TakeOver { ballot: Ballot, to: u64, last: Option<Place> },
-    SnapshotBegin { id: u64, about: Vec<u8> },
-    SnapshotPart { id: u64, number: u64, bytes: Vec<u8> },
-    SnapshotEnd { id: u64, parts: u64, ballot: Ballot },
-    Operations { ops: Vec<Request>, timeout_ms: u64 },
+    Append {
+        ballot: Ballot,
+        prev: Option<Place>,
+        commit: Option<Place>,
+    },
+    Vote {
+        ballot: Ballot,
+        last: Option<Place>,
+        transfer: bool,
+        pre: bool,
+    },
+    TakeOver {
+        ballot: Ballot,
+        to: u64,
+        last: Option<Place>,
+    },
+    SnapshotBegin {
+        id: u64,
+        about: Vec<u8>,
+    },
+    SnapshotPart {
+        id: u64,
+        number: u64,
+        bytes: Vec<u8>,
+    },
+    SnapshotEnd {
+        id: u64,
+        parts: u64,
+        ballot: Ballot,
+    },
+    Operations {
+        ops: Vec<Request>,
+        timeout_ms: u64,
+    },
     /// From which index on a read sees everything that was answered before it.
     ReadIndex,
     /// Who are you?
@@ -105,17 +132,30 @@ pub(super) enum Answer {
     AppendedUpTo(Option<Place>),
     Conflict,
     HigherVote(Ballot),
-    Voted { ballot: Ballot, last: Option<Place>, granted: bool },
+    Voted {
+        ballot: Ballot,
+        last: Option<Place>,
+        granted: bool,
+    },
     TakenOver,
-    VoteChanged { expected: Ballot, actual: Ballot },
-    NotFlushed { expected: Option<Place>, actual: Option<Place> },
+    VoteChanged {
+        expected: Ballot,
+        actual: Ballot,
+    },
+    NotFlushed {
+        expected: Option<Place>,
+        actual: Option<Place>,
+    },
     Installed(Ballot),
     Operations(Vec<Told>),
     ReadFrom(u64),
     /// Where the leader can be reached, if known. Nothing was done.
     NotLeader(Option<String>),
     /// Whether the node has a log, and whether the asker is a member by it.
-    Probed { founded: bool, member: bool },
+    Probed {
+        founded: bool,
+        member: bool,
+    },
     Done,
     Failed(Failure),
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::raft::{RaftEngine, RaftOptions};
 use super::EventSink;
+use super::raft::{RaftEngine, RaftOptions};
 use crate::base::{Key, NodeId, Result, SessionId, Status, SystemClock, Token};
 use crate::consensus::Timing;
 use crate::ledger::{Event, Op, Outcome, Params, Request, Spec};
@@ -47,7 +47,11 @@ impl Place {
             seeds: Vec::new(),
             security: Security::Loopback,
             params: Params::default(),
-            timing: Timing { heartbeat: Duration::from_millis(60), election_min: Duration::from_millis(300), election_max: Duration::from_millis(600) },
+            timing: Timing {
+                heartbeat: Duration::from_millis(60),
+                election_min: Duration::from_millis(300),
+                election_max: Duration::from_millis(600),
+            },
             timeout: Duration::from_secs(10),
         };
         RaftEngine::open(options, Arc::new(SystemClock), Arc::new(Silent))

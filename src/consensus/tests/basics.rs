@@ -214,7 +214,9 @@ async fn nodes_come_and_go() {
     let token = rig.acquire(0, session, "k").await.unwrap();
     let d = rig.add("d");
     rig.boot_with(d, vec!["b".into()]).await.unwrap();
-    let voters = |rig: &Rig, at: usize| super::super::node::status(rig.core(at)).members.into_iter().filter(|m| m.voter).map(|m| m.name).collect::<Vec<_>>();
+    let voters = |rig: &Rig, at: usize| {
+        super::super::node::status(rig.core(at)).members.into_iter().filter(|m| m.voter).map(|m| m.name).collect::<Vec<_>>()
+    };
     eventually("four voters", || voters(&rig, d).len() == 4).await;
     assert_eq!(rig.holder(d, "k").await.unwrap(), Some(token));
     let order = super::super::wire::Order::Remove { name: "a".into() };

@@ -172,7 +172,15 @@ async fn run(seed: u64, members: usize) -> (u64, usize, [u32; 4]) {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let rng = SeededRng::new(rig.rng.next_u64());
-            let client = Client { number, rng, live: rig.live.clone(), told: rig.told.clone(), history: history.clone(), seq: 0, session: SessionId(0) };
+            let client = Client {
+                number,
+                rng,
+                live: rig.live.clone(),
+                told: rig.told.clone(),
+                history: history.clone(),
+                seq: 0,
+                session: SessionId(0),
+            };
             tokio::spawn(client.run(stop))
         })
         .collect();
@@ -237,13 +245,19 @@ async fn run(seed: u64, members: usize) -> (u64, usize, [u32; 4]) {
     (ops, history.len(), done)
 }
 
-fn sweep(seeds: std::ops::Range<u64>, members: usize) {
+/// `TENURE_SEEDS=FROM..TO` in the environment runs others than the usual seeds.
+fn sweep(usual: std::ops::Range<u64>, members: usize) {
+    let chosen = std::env::var("TENURE_SEEDS").ok();
+    let seeds = chosen.as_deref().and_then(|s| s.split_once("..")).map_or(usual, |(from, to)| from.parse().unwrap()..to.parse().unwrap());
     let (mut faults, mut holds) = ([0; 4], 0);
     for seed in seeds {
         println!("seed {seed}, {members} members");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let (ops, held, done) = runtime.block_on(run(seed, members));
-        println!("seed {seed}: {ops} operations, {held} holds, {} kills, {} partitions, {} one-way cuts, {} restarts", done[0], done[1], done[2], done[3]);
+        println!(
+            "seed {seed}: {ops} operations, {held} holds, {} kills, {} partitions, {} one-way cuts, {} restarts",
+            done[0], done[1], done[2], done[3]
+        );
         holds += held;
         (0..4).for_each(|i| faults[i] += done[i]);
     }

@@ -1,6 +1,6 @@
 //! Members in one process, on one thread, on virtual time.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod basics;
 mod chaos;

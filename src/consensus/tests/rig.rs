@@ -205,7 +205,17 @@ impl Rig {
         let net = Net::default();
         net.0.lock().unwrap().rng = Some(SeededRng::new(rng.next_u64()));
         let names: Vec<String> = (0..count).map(|i| char::from(b'a' + i as u8).to_string()).collect();
-        let mut rig = Rig { net, hosts: Vec::new(), rng, snapshot_after: u64::MAX, timeout: Duration::from_secs(2), founders: names.clone(), live: Arc::default(), told: Arc::default(), seq: 0.into() };
+        let mut rig = Rig {
+            net,
+            hosts: Vec::new(),
+            rng,
+            snapshot_after: u64::MAX,
+            timeout: Duration::from_secs(2),
+            founders: names.clone(),
+            live: Arc::default(),
+            told: Arc::default(),
+            seq: 0.into(),
+        };
         for name in names {
             rig.add(&name);
         }
@@ -344,7 +354,8 @@ impl Rig {
     pub async fn converge(&self) {
         let ends = || self.hosts.iter().filter_map(|h| h.running.as_ref()).map(|r| r.core.shared.live().state.applied).collect::<Vec<_>>();
         eventually("all members have applied the same", || ends().windows(2).all(|w| w[0] == w[1])).await;
-        let hashes: Vec<u64> = self.hosts.iter().filter_map(|h| h.running.as_ref()).map(|r| r.core.shared.live().state.ledger.state_hash().unwrap()).collect();
+        let hashes: Vec<u64> =
+            self.hosts.iter().filter_map(|h| h.running.as_ref()).map(|r| r.core.shared.live().state.ledger.state_hash().unwrap()).collect();
         assert!(hashes.windows(2).all(|w| w[0] == w[1]), "I-13: equal state at equal index: {hashes:?}");
     }
 }
