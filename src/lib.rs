@@ -8,16 +8,20 @@
 //! | [`gate`] | permits, epochs and the hot path: may this process acknowledge a write now? |
 //! | [`store`] | what survives the process: data directory, write-ahead log, snapshots |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
+//! | [`net`] | processes talk: frames, identities, TLS, connections that come back |
+//! | [`consensus`] | one ledger replicated: the log of many nodes, members, leaders |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 //! | [`node`] | what a host opens: sessions, grants, gates, events |
 //! | `ffi` | feature `capi`: the C interface, `include/tenure.h` |
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod consensus;
 pub mod engine;
 #[cfg(feature = "capi")]
 pub mod ffi;
 pub mod gate;
 pub mod ledger;
+pub mod net;
 pub mod node;
 pub mod store;

@@ -324,6 +324,18 @@ class UnavailableError(Error):
     fatal = False
 
 
+class RefusedError(Error):
+    """Two processes will not talk: another cluster, an unknown or removed node, a changed disk, a twin, a certificate that
+    names somebody else, an incompatible version. The message names what was wrong.
+    """
+
+    code = 208
+    status = "REFUSED"
+    retriable = False
+    maybe_applied = False
+    fatal = True
+
+
 class PanicError(Error):
     """A panic was caught inside the library. The object is poisoned from then on."""
 
@@ -381,6 +393,7 @@ BY_CODE: dict[int, type[Error]] = {
     205: DataVersionError,
     206: LimitError,
     207: UnavailableError,
+    208: RefusedError,
     900: PanicError,
     901: InternalError,
     902: PoisonedError,
@@ -413,6 +426,7 @@ __all__ = [
     "NotHolderError",
     "PanicError",
     "PoisonedError",
+    "RefusedError",
     "UnavailableError",
     "UncertainError",
     "UnknownOptionError",

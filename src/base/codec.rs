@@ -33,6 +33,38 @@ pub enum Kind {
     Identity = 4,
     /// A metadata value.
     Meta = 5,
+    /// A message between members.
+    Consensus = 6,
+
+    // 32..=63 are the frames between processes; `crate::net` says what each holds.
+    /// Who dials.
+    NetHello = 32,
+    /// Who answers, and that the dialler is accepted.
+    NetWelcome = 33,
+    /// Why a dialler is not accepted.
+    NetRefusal = 34,
+    /// A request.
+    NetRequest = 35,
+    /// The answer to a request.
+    NetResponse = 36,
+    /// The failure of a request or of a stream.
+    NetFailure = 37,
+    /// The asker no longer wants an answer.
+    NetCancel = 38,
+    /// A stream begins.
+    NetOpen = 39,
+    /// One item of a stream.
+    NetItem = 40,
+    /// One side of a stream sends no more.
+    NetFinish = 41,
+    /// The receiver of a stream takes more items.
+    NetWindow = 42,
+    /// A message without an answer.
+    NetEvent = 43,
+    /// Are you there?
+    NetPing = 44,
+    /// I am.
+    NetPong = 45,
 }
 
 fn config() -> impl bincode::config::Config {
@@ -79,6 +111,61 @@ pub fn encode_into<T: Encode>(kind: Kind, value: &T, out: &mut Vec<u8>) -> Resul
     let crc = checksum(&head[2..8], body);
     head[8..12].copy_from_slice(&crc.to_le_bytes());
     Ok(())
+}
+
+/// Appends an envelope whose body is `parts`, one after the other, as they are. On an error `out` is as it was.
+///
+/// # Errors
+/// [`Status::Limit`] when the body is too large for an envelope.
+pub fn seal_into(kind: Kind, parts: &[&[u8]], out: &mut Vec<u8>) -> Result<()> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    if length > DECODE_LIMIT {
+        return Err(Error::new(Status::Limit, format!("{kind:?} of {length} bytes exceeds {DECODE_LIMIT}")));
+    }
+    let mut head = [0; HEADER];
+    head[..2].copy_from_slice(&MAGIC.to_le_bytes());
+    head[2] = VERSION;
+    head[3] = kind as u8;
+    head[4..8].copy_from_slice(&(length as u32).to_le_bytes());
+    let crc = parts.iter().fold(crc32c::crc32c(&head[2..8]), |crc, part| crc32c::crc32c_append(crc, part));
+    head[8..].copy_from_slice(&crc.to_le_bytes());
+    out.reserve(HEADER + length);
+    out.extend_from_slice(&head);
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    Ok(())
+}
+
+/// The header of an envelope whose body may not be there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The body's kind, a [`Kind`] or a number that this version does not know.
+    pub kind: u8,
+    /// Bytes in the body, as claimed.
+    pub length: usize,
+    crc: u32,
+    prefix: u32,
+}
+
+impl Head {
+    /// Reads the first [`HEADER`] bytes of an envelope. Nothing is allocated.
+    ///
+    /// # Errors
+    /// [`Status::DataVersion`] for a version newer than ours, [`Status::DataCorrupt`] for bytes that are no header.
+    pub fn parse(head: &[u8; HEADER]) -> Result<Head> {
+        if head[..2] != MAGIC.to_le_bytes() {
+            return Err(Error::new(Status::DataCorrupt, "not one of ours"));
+        }
+        if head[2] > VERSION {
+            return Err(Error::new(Status::DataVersion, format!("version {} is newer than {VERSION}", head[2])));
+        }
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        Ok(Head { kind: head[3], length: number(4) as usize, crc: number(8), prefix: crc32c::crc32c(&head[2..8]) })
+    }
+
+    /// Whether `body` is the one that the header was made for.
+    pub fn matches(&self, body: &[u8]) -> bool {
+        body.len() == self.length && crc32c::crc32c_append(self.prefix, body) == self.crc
+    }
 }
 
 /// Decodes an envelope that fills `bytes` exactly and whose body is at most `cap` bytes.
@@ -167,6 +254,21 @@ mod tests {
         let crc = checksum(&newer[2..8], &newer[12..]);
         newer[8..12].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(decode::<u64>(Kind::Meta, &newer, 100).unwrap_err().status(), Status::DataVersion);
+    }
+
+    #[test]
+    fn sealed_parts_are_an_envelope() {
+        let mut out = vec![9];
+        seal_into(Kind::NetPing, &[b"ab", b"", b"c"], &mut out).unwrap();
+        assert_eq!(out[..9], [9, 0x54, 0x4e, 1, 44, 3, 0, 0, 0]);
+        assert_eq!(out[13..], *b"abc");
+        let head = Head::parse(out[1..13].try_into().unwrap()).unwrap();
+        assert_eq!((head.kind, head.length), (44, 3));
+        assert!(head.matches(b"abc") && !head.matches(b"abd") && !head.matches(b"ab"));
+        let same = encode(Kind::Meta, &7u8).unwrap();
+        let mut sealed = Vec::new();
+        seal_into(Kind::Meta, &[&[7]], &mut sealed).unwrap();
+        assert_eq!(sealed, same, "both ways of writing one envelope agree");
     }
 
     proptest! {

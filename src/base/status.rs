@@ -67,6 +67,9 @@ pub enum Status {
     Limit = 206,
     /// No answer can be had now; the same call may succeed later.
     Unavailable = 207,
+    /// Two processes will not talk: another cluster, an unknown or removed node, a changed disk, a twin, a certificate that
+    /// names somebody else, an incompatible version. The message names what was wrong.
+    Refused = 208,
 
     /// A panic was caught inside the library. The object is poisoned from then on.
     Panic = 900,
@@ -134,6 +137,7 @@ impl Status {
         Status::DataVersion,
         Status::Limit,
         Status::Unavailable,
+        Status::Refused,
         Status::Panic,
         Status::Internal,
         Status::Poisoned,
@@ -173,6 +177,7 @@ impl Status {
             Status::DataVersion => spec!("DATA_VERSION", "DataVersionError", "", FATAL, "the data is of a version that cannot be read"),
             Status::Limit => spec!("LIMIT", "LimitError", "", RETRIABLE, "a limit is reached"),
             Status::Unavailable => spec!("UNAVAILABLE", "UnavailableError", "", RETRIABLE | MAYBE_APPLIED, "no answer can be had now"),
+            Status::Refused => spec!("REFUSED", "RefusedError", "", FATAL, "two processes will not talk to each other"),
             Status::Panic => spec!("PANIC", "PanicError", "", FATAL | MAYBE_APPLIED, "a panic was caught inside the library"),
             Status::Internal => spec!("INTERNAL", "InternalError", "", MAYBE_APPLIED, "the library contradicts itself"),
             Status::Poisoned => spec!("POISONED", "PoisonedError", "", FATAL | MAYBE_APPLIED, "an earlier failure has ended this object"),

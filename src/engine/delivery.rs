@@ -72,6 +72,13 @@ impl Delivery {
         }
     }
 
+    /// Ends the wait of this request with this answer, if it is still waiting.
+    pub(crate) fn answer(&self, op: OpId, answer: Result<Outcome>) {
+        let waiting = lock(&self.parked).remove(&op).unwrap_or_default();
+        let mut outbox = lock(&self.outbox);
+        outbox.items.extend(waiting.into_iter().map(|done| Item::Answer(done, answer.clone())));
+    }
+
     /// Ends every wait with this error.
     pub(crate) fn fail(&self, error: &Error) {
         let waiting: Vec<Completion> = lock(&self.parked).drain().flat_map(|(_, waiting)| waiting).collect();

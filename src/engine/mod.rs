@@ -6,6 +6,10 @@ mod memory;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod memory_test;
+mod raft;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod raft_test;
 
 use std::time::Duration;
 
@@ -14,6 +18,7 @@ use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec
 
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
+pub use raft::{RaftEngine, RaftOptions};
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
 pub type Completion = Box<dyn FnOnce(Result<Outcome>) + Send>;
@@ -50,6 +55,8 @@ pub enum Engine {
     Memory(MemoryEngine),
     /// In a data directory.
     Durable(DurableEngine),
+    /// Replicated: this node is a member of a cluster.
+    Raft(RaftEngine),
 }
 
 /// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
@@ -63,6 +70,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.execute(request),
             Engine::Durable(engine) => engine.execute(request),
+            Engine::Raft(engine) => engine.execute(request),
         }
     }
 
@@ -71,6 +79,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.submit(request, done),
             Engine::Durable(engine) => engine.submit(request, done),
+            Engine::Raft(engine) => engine.submit(request, done),
         }
     }
 
@@ -83,6 +92,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Durable(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Raft(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
 
@@ -95,6 +105,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.release(session, key, token),
             Engine::Durable(engine) => engine.release(session, key, token),
+            Engine::Raft(engine) => engine.release(session, key, token),
         }
     }
 
@@ -106,6 +117,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.tick(),
             Engine::Durable(engine) => engine.tick(),
+            Engine::Raft(engine) => engine.tick(),
         }
     }
 
@@ -114,6 +126,8 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.next_tick(),
             Engine::Durable(engine) => engine.next_tick(),
+            // The leader moves the clock, whoever that is.
+            Engine::Raft(_) => None,
         }
     }
 
@@ -122,6 +136,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.close(),
             Engine::Durable(engine) => engine.close(),
+            Engine::Raft(engine) => engine.close(),
         }
     }
 
@@ -133,6 +148,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.lock(key),
             Engine::Durable(engine) => engine.lock(key),
+            Engine::Raft(engine) => engine.lock(key),
         }
     }
 
@@ -144,6 +160,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.locks(prefix, after, limit),
             Engine::Durable(engine) => engine.locks(prefix, after, limit),
+            Engine::Raft(engine) => engine.locks(prefix, after, limit),
         }
     }
 
@@ -155,6 +172,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.sessions(),
             Engine::Durable(engine) => engine.sessions(),
+            Engine::Raft(engine) => engine.sessions(),
         }
     }
 
@@ -166,6 +184,7 @@ impl Engine {
         match self {
             Engine::Memory(engine) => engine.counts(),
             Engine::Durable(engine) => engine.counts(),
+            Engine::Raft(engine) => engine.counts(),
         }
     }
 }

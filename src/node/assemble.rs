@@ -9,7 +9,7 @@ use crate::base::{Config, Error, NodeId, Result, Status};
 use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
-use crate::store::Owner;
+use crate::store::{Owner, RedbState, StateStore};
 
 /// The ledger's parameters for these settings.
 fn params(config: &Config) -> Result<Params> {
@@ -49,19 +49,48 @@ fn durable(path: &Path, config: &Config, named: Option<&NodeId>, env: &mut Env, 
     Ok((Engine::Durable(engine), id))
 }
 
-/// Epochs in a data directory.
-#[derive(Debug)]
-struct DurableEpochs(Values);
+/// Small values in a data directory.
+trait Kept: Send + Sync {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
+    fn put(&self, key: &str, value: &[u8]) -> Result<()>;
+}
 
-impl DurableEpochs {
+impl Kept for Values {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        Values::get(self, key)
+    }
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        Values::put(self, key, value)
+    }
+}
+
+impl Kept for Arc<RedbState> {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.get_meta(key)
+    }
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.put_meta(key, value)
+    }
+}
+
+/// Epochs in a data directory.
+struct DurableEpochs<K>(K);
+
+impl<K> std::fmt::Debug for DurableEpochs<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DurableEpochs")
+    }
+}
+
+impl<K> DurableEpochs<K> {
     fn key(gate: &str) -> String {
         format!("gate.{gate}.epoch")
     }
 }
 
-impl EpochStore for DurableEpochs {
+impl<K: Kept> EpochStore for DurableEpochs<K> {
     fn load(&self, gate: &str) -> Result<Option<u64>> {
-        let Some(stored) = self.0.get(&DurableEpochs::key(gate))? else { return Ok(None) };
+        let Some(stored) = self.0.get(&Self::key(gate))? else { return Ok(None) };
         match stored.try_into() {
             Ok(bytes) => Ok(Some(u64::from_le_bytes(bytes))),
             Err(_) => Err(Error::new(Status::DataCorrupt, format!("the epoch kept for gate {gate} is no number"))),
@@ -69,7 +98,7 @@ impl EpochStore for DurableEpochs {
     }
 
     fn persist(&self, gate: &str, epoch: u64) -> Result<()> {
-        self.0.put(&DurableEpochs::key(gate), &epoch.to_le_bytes())
+        self.0.put(&Self::key(gate), &epoch.to_le_bytes())
     }
 }
 
@@ -78,5 +107,6 @@ pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
         Engine::Memory(_) => Arc::new(MemoryEpochs::default()),
         Engine::Durable(engine) => Arc::new(DurableEpochs(engine.values())),
+        Engine::Raft(engine) => Arc::new(DurableEpochs(engine.state().clone())),
     }
 }

@@ -56,6 +56,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         form: match core.engine {
             Engine::Memory(_) => "memory",
             Engine::Durable(_) => "durable",
+            Engine::Raft(_) => "raft",
         },
         state,
         poisoned: core.poison_text().to_owned(),

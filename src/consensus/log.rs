@@ -1,0 +1,368 @@
+//! The log as openraft sees it, and the one thread that writes it.
+//!
+//! What is changed is changed in the [`Index`] at once, under its lock, and handed to the writer in the same order. The writer
+//! takes all that has gathered, writes it with one call, syncs once, and only then tells those who asked. Votes go the same way.
+//! The first failure ends the log: everybody who waits and everybody who comes later is told, and the node's part in the
+//! cluster is over until it is opened again.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use super::form::{self, Ballot, Place};
+use super::journal::{Found, Index};
+use super::types::{Config, Entry, LogId, Vote};
+use crate::base::{Error, Result, Status, process};
+use crate::store::LogStore;
+
+/// Most bytes of entries in one answer to who reads the log.
+const READ_BUDGET: usize = 1 << 20;
+/// Most bytes of entries in one answer to who replays the log.
+const REPLAY_BUDGET: usize = 8 << 20;
+/// What is committed is written down after so many entries.
+const MARK_EVERY: u64 = 64;
+/// Most records that are written together.
+const GROUP: usize = 4096;
+
+type Tell = Box<dyn FnOnce(&Result<()>) + Send>;
+type TellRecords = Box<dyn FnOnce(Result<Vec<Bytes>>) + Send>;
+
+enum Job {
+    /// Writes these records and syncs; the last number that is no longer needed afterwards may be given up.
+    Write {
+        records: Vec<Bytes>,
+        give_up: Option<u64>,
+        tell: Tell,
+    },
+    Read {
+        numbers: Vec<u64>,
+        tell: TellRecords,
+    },
+    Close {
+        tell: Tell,
+    },
+}
+
+/// Where jobs go.
+#[derive(Debug)]
+enum Writer {
+    Thread(Sender<Job>),
+    /// The caller does it: for simulations, which have one thread, and for clusters of one.
+    Inline(Box<Writing>),
+}
+
+impl Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    index: Index,
+    writer: Writer,
+    /// Entries since what is committed was last written down.
+    unmarked: u64,
+}
+
+/// The log of this node. Clones are the same log.
+#[derive(Clone, Debug)]
+pub(super) struct Log(Arc<Mutex<Inner>>);
+
+fn to_io(e: &Error) -> io::Error {
+    match e.os_errno() {
+        0 => io::Error::other(e.to_string()),
+        errno => io::Error::new(io::Error::from_raw_os_error(errno).kind(), e.to_string()),
+    }
+}
+
+impl Log {
+    /// Reads a log and starts its writer; `inline` starts no thread.
+    pub fn open(store: Box<dyn LogStore>, inline: bool) -> Result<(Log, Option<JoinHandle<()>>)> {
+        let index = Index::load(store.as_ref())?;
+        let writing = Writing { store, dead: None };
+        if inline {
+            return Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Inline(Box::new(writing)), unmarked: 0 }))), None));
+        }
+        let (jobs, queue) = channel();
+        let thread = process::spawn("tenure-log", move || run(writing, &queue))?;
+        Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Thread(jobs), unmarked: 0 }))), Some(thread)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last entry, and the last one known to be committed.
+    pub fn ends(&self) -> (Option<Place>, Option<Place>) {
+        let inner = self.lock();
+        (inner.index.last(), inner.index.marks.committed)
+    }
+
+    /// The vote that is stored.
+    pub fn vote(&self) -> Option<Ballot> {
+        self.lock().index.marks.vote
+    }
+
+    /// Calls `tell` with the records of the entries in `start..end` that there are, at most about `budget` bytes of them.
+    fn fetch(&self, start: u64, end: u64, budget: usize, tell: TellRecords) {
+        let mut inner = self.lock();
+        let found = inner.index.find(start, end, budget);
+        let numbers: Vec<u64> = found.iter().filter_map(|f| if let Found::Stored(n) = f { Some(*n) } else { None }).collect();
+        let merge = move |stored: Result<Vec<Bytes>>| {
+            stored.map(|stored| {
+                let mut stored = stored.into_iter();
+                let take = |f| match f {
+                    Found::Cached(bytes) => Some(bytes),
+                    Found::Stored(_) => stored.next(),
+                };
+                found.into_iter().filter_map(take).collect()
+            })
+        };
+        if numbers.is_empty() {
+            drop(inner);
+            tell(merge(Ok(Vec::new())));
+        } else {
+            inner.writer.give(Job::Read { numbers, tell: Box::new(move |stored| tell(merge(stored))) });
+        }
+    }
+
+    /// The records of entries `start..end`, at least one and not too many. Blocks; not for the consensus thread.
+    pub fn read_blocking(&self, start: u64, end: u64) -> Result<Vec<Bytes>> {
+        let (tell, told) = channel();
+        self.fetch(start, end, REPLAY_BUDGET, Box::new(move |records| drop(tell.send(records))));
+        told.recv().unwrap_or_else(|_| Err(Error::new(Status::Poisoned, "the log's thread has ended")))
+    }
+
+    async fn read(&self, start: u64, end: u64, budget: usize) -> io::Result<Vec<Entry>> {
+        let (tell, told) = oneshot::channel();
+        self.fetch(start, end, budget, Box::new(move |records| drop(tell.send(records))));
+        let records = told.await.map_err(io::Error::other)?.map_err(|e| to_io(&e))?;
+        records.iter().map(|r| form::entry(r).map_err(|e| to_io(&e))).collect()
+    }
+
+    /// Writes the marks as `change` leaves them, and waits until that is durable.
+    async fn mark(&self, give_up: bool, change: impl FnOnce(&mut Index)) -> io::Result<()> {
+        let (tell, told) = oneshot::channel();
+        let tell: Tell = Box::new(move |done| drop(tell.send(done.clone())));
+        {
+            let mut inner = self.lock();
+            change(&mut inner.index);
+            let (record, unneeded) = inner.index.state_record().map_err(|e| to_io(&e))?;
+            inner.writer.give(Job::Write { records: vec![record], give_up: give_up.then_some(unneeded), tell });
+        }
+        told.await.map_err(io::Error::other)?.map_err(|e| to_io(&e))
+    }
+
+    /// Ends the log in good order; the writer's thread leaves.
+    pub fn close(&self) -> Result<()> {
+        let (tell, told) = channel();
+        self.lock().writer.give(Job::Close { tell: Box::new(move |done| drop(tell.send(done.clone()))) });
+        told.recv().unwrap_or_else(|_| Err(Error::new(Status::Poisoned, "the log's thread has ended")))
+    }
+}
+
+impl RaftLogReader<Config> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(at) => *at,
+            Bound::Excluded(at) => at + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(at) => at + 1,
+            Bound::Excluded(at) => *at,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BUDGET).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.vote().map(Vote::from))
+    }
+}
+
+impl RaftLogStorage<Config> for Log {
+    type LogReader = Log;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Config>> {
+        let inner = self.lock();
+        Ok(LogState { last_purged_log_id: inner.index.marks.purged.map(LogId::from), last_log_id: inner.index.last().map(LogId::from) })
+    }
+
+    async fn get_log_reader(&mut self) -> Log {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.mark(false, |index| index.marks.vote = Some(vote.into())).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // It is written with the entries that come later, now and then: what a restart does not find it learns from the leader.
+        self.lock().index.marks.committed = committed.map(Place::from);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.lock().index.marks.committed.map(LogId::from))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Config>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut inner = self.lock();
+        let mut records = Vec::new();
+        for entry in entries {
+            let record = form::record(&entry).map_err(|e| to_io(&e))?;
+            inner.index.push(entry.log_id.into(), record.clone()).map_err(|e| to_io(&e))?;
+            records.push(record);
+        }
+        inner.unmarked += records.len() as u64;
+        if inner.unmarked >= MARK_EVERY {
+            inner.unmarked = 0;
+            records.push(inner.index.state_record().map_err(|e| to_io(&e))?.0);
+        }
+        let tell: Tell = Box::new(move |done| callback.io_completed(done.clone().map_err(|e| to_io(&e))));
+        inner.writer.give(Job::Write { records, give_up: None, tell });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.mark(false, |index| index.truncate(last.map_or(0, |l| l.index + 1))).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.mark(true, |index| index.purge(upto.into())).await
+    }
+}
+
+impl Debug for Writing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writing").field("dead", &self.dead).finish_non_exhaustive()
+    }
+}
+
+/// The writer's own.
+struct Writing {
+    store: Box<dyn LogStore>,
+    dead: Option<Error>,
+}
+
+impl Writer {
+    fn give(&mut self, job: Job) {
+        match self {
+            Writer::Inline(writing) => writing.work(vec![job]),
+            // Without a receiver the job is dropped, and with it the other end of every answer.
+            Writer::Thread(jobs) => drop(jobs.send(job)),
+        }
+    }
+}
+
+fn run(mut writing: Writing, queue: &Receiver<Job>) {
+    let mut closed = false;
+    while !closed {
+        let Ok(first) = queue.recv() else { return };
+        let mut jobs = vec![first];
+        while jobs.len() < GROUP
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+        closed = jobs.iter().any(|j| matches!(j, Job::Close { .. }));
+        writing.work(jobs);
+        if let Some(upkeep) = writing.store.upkeep() {
+            // Without a thread the log prepares the space itself when it comes to need it.
+            let prepared = process::spawn("tenure-log-prep", move || {
+                if let Err(error) = upkeep.run() {
+                    tracing::warn!(%error, "no space was prepared for the log");
+                }
+            });
+            drop(prepared);
+        }
+    }
+}
+
+impl Writing {
+    fn work(&mut self, jobs: Vec<Job>) {
+        let (mut records, mut tells, mut give_up) = (Vec::new(), Vec::new(), None);
+        for job in jobs {
+            match job {
+                Job::Write { records: more, give_up: upto, tell } => {
+                    records.extend(more);
+                    tells.push(tell);
+                    give_up = give_up.max(upto);
+                }
+                Job::Read { numbers, tell } => {
+                    self.flush(&mut records, &mut tells, &mut give_up);
+                    tell(self.read(&numbers));
+                }
+                Job::Close { tell } => {
+                    self.flush(&mut records, &mut tells, &mut give_up);
+                    let done = match &self.dead {
+                        None => self.store.close(),
+                        Some(e) => Err(e.clone()),
+                    };
+                    tell(&done);
+                }
+            }
+        }
+        self.flush(&mut records, &mut tells, &mut give_up);
+    }
+
+    fn flush(&mut self, records: &mut Vec<Bytes>, tells: &mut Vec<Tell>, give_up: &mut Option<u64>) {
+        let done = self.write(&std::mem::take(records), give_up.take());
+        if let Err(error) = &done
+            && self.dead.is_none()
+        {
+            tracing::error!(%error, "the log failed; this node's part in the cluster is over until it is opened again");
+            self.dead = Some(error.clone());
+        }
+        for tell in tells.drain(..) {
+            tell(&done);
+        }
+    }
+
+    fn write(&mut self, records: &[Bytes], give_up: Option<u64>) -> Result<()> {
+        if let Some(error) = &self.dead {
+            return Err(error.clone());
+        }
+        if !records.is_empty() {
+            let records: Vec<&[u8]> = records.iter().map(|r| &r[..]).collect();
+            self.store.append(self.store.last_index() + 1, &records)?;
+            self.store.sync()?;
+        }
+        match give_up {
+            Some(upto) if upto >= self.store.first_index() => self.store.purge_upto(upto),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self, numbers: &[u64]) -> Result<Vec<Bytes>> {
+        let mut records = Vec::with_capacity(numbers.len());
+        let (Some(&first), Some(&last)) = (numbers.first(), numbers.last()) else { return Ok(records) };
+        // One pass over all of it: between entries there are only a few records of other kinds.
+        let mut wanted = numbers.iter().peekable();
+        self.store.read(first..=last, &mut |number, bytes| {
+            if wanted.next_if(|w| **w == number).is_some() {
+                records.push(Bytes::copy_from_slice(bytes));
+            }
+            Ok(())
+        })?;
+        Ok(records)
+    }
+}

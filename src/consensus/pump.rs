@@ -1,0 +1,151 @@
+//! Gets operations into the log: on the leader by proposing, elsewhere by handing them to the leader.
+//!
+//! Everything that gathered while the previous proposal was being made becomes one entry.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+
+use super::change;
+use super::core::{Core, Role, now};
+use super::queue::{Batch, unavailable};
+use super::types::{Command, Config, Reply};
+use super::wire::{Answer, Ask, Lane, Told};
+use crate::base::{Error, Result, SessionId, Status};
+use crate::ledger::{Entry, Op, Request};
+
+/// Entries that may be on their way at once: while one is being written the next one gathers.
+const DEPTH: usize = 2;
+/// Batches that may be on their way to the leader at once.
+const FORWARD_DEPTH: usize = 4;
+/// The clock is moved at least this often while something can run out.
+const TICK_MAX_MS: u64 = 500;
+
+fn tick() -> Request {
+    Request { session: SessionId(0), seq: 0, op: Op::Tick }
+}
+
+/// Runs until the node ends.
+pub(super) async fn run(core: Arc<Core>) {
+    let Ok(raft) = core.raft() else { return };
+    let mut roles = raft.server_metrics();
+    let mut ended = core.ended();
+    let mut last_ticks = 0;
+    loop {
+        if ended.borrow_and_update().is_some() {
+            return;
+        }
+        let late = core.queue.sweep();
+        let (role, held) = (core.role(), core.queue.held());
+        let mut wake = late.unwrap_or_else(|| now() + Duration::from_secs(3600));
+        match role {
+            _ if held.is_some() => wake = held.map_or(wake, |h| wake.min(h)),
+            Role::Leader { term } => {
+                if core.queue.under_way() < DEPTH
+                    && let Some(batch) = core.queue.take()
+                {
+                    last_ticks = propose(&core, batch, term).await;
+                    continue;
+                }
+                if let Some(after) = tick_due(&core, last_ticks) {
+                    if after.is_zero() && core.queue.under_way() == 0 {
+                        last_ticks = propose(&core, Batch::of(tick()), term).await;
+                        continue;
+                    }
+                    if !after.is_zero() {
+                        wake = wake.min(now() + after);
+                    }
+                }
+            }
+            Role::Follower { leader } => {
+                if core.queue.under_way() < FORWARD_DEPTH
+                    && let Some(batch) = core.queue.take()
+                {
+                    let requests = batch.requests.clone();
+                    let number = core.queue.set_off(batch);
+                    drop(tokio::spawn(forward(core.clone(), leader, number, requests)));
+                    continue;
+                }
+            }
+            Role::Lost => {}
+        }
+        tokio::select! {
+            () = core.queue.stirred.notified() => {}
+            _ = roles.changed() => {}
+            _ = ended.changed() => {}
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+/// After what time the ledger's clock must be moved; `None` while nothing can run out.
+fn tick_due(core: &Core, last_ticks: u64) -> Option<Duration> {
+    let live = core.shared.live();
+    let due = live.state.ledger.next_deadline()?;
+    let clock = live.state.ledger.clock_ms();
+    drop(live);
+    let passed = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).ticks_ms().saturating_sub(last_ticks);
+    Some(Duration::from_millis(due.saturating_sub(clock).min(TICK_MAX_MS).saturating_sub(passed)))
+}
+
+/// Makes one entry of a batch. Answers the stamp's reading.
+async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
+    let stamp = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).stamp(term);
+    let entry = Entry { stamp, ops: std::mem::take(&mut batch.requests) };
+    let encoded = change::operations(&entry);
+    batch.requests = entry.ops;
+    let command = match encoded {
+        Ok(bytes) => Command(bytes),
+        Err(error) => {
+            batch.fail(&error);
+            return stamp.ticks_ms;
+        }
+    };
+    let number = core.queue.set_off(batch);
+    let told = core.clone();
+    let reply = Reply::new(move |result: ClientWriteResult<Config>| {
+        let Some(batch) = told.queue.arrive(number) else { return };
+        match result {
+            Ok(response) => batch.answer(response.data.into_iter().map(Ok)),
+            // Nothing has been appended: the leader has gone, or its majority has not answered lately.
+            Err(ClientWriteError::ForwardToLeader(_)) => told.queue.put_back(batch, false),
+            Err(ClientWriteError::LogEntryDiscarded(_)) => told.queue.put_back(batch, true),
+            Err(other) => batch.fail(&unavailable(other.to_string())),
+        }
+    });
+    let sent = match core.raft() {
+        Ok(raft) => raft.client_write_ff(command, Some(reply)).await.map_err(super::serve::fatal),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        core.end(&error);
+    }
+    stamp.ticks_ms
+}
+
+async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>) {
+    let answer = send(&core, leader, requests).await;
+    let Some(batch) = core.queue.arrive(number) else { return };
+    match answer {
+        Ok(Answer::Operations(told)) => batch.answer(told.into_iter().map(|t| match t {
+            Told::Outcome(outcome) => Ok(outcome),
+            Told::Failed(failure) => Err(failure.into()),
+        })),
+        Ok(Answer::NotLeader(_)) => core.queue.put_back(batch, false),
+        Ok(other) => batch.fail(&Error::new(Status::Internal, format!("an answer that does not fit: {other:?}"))),
+        Err(error) => {
+            tracing::debug!(node = %core.me.name, %error, "operations were handed to the leader without an answer");
+            core.queue.put_back(batch, error.status() != Status::Io);
+        }
+    }
+    core.queue.stirred.notify_one();
+}
+
+async fn send(core: &Arc<Core>, leader: u64, ops: Vec<Request>) -> Result<Answer> {
+    let Some(member) = core.member(leader) else { return Ok(Answer::NotLeader(None)) };
+    let timeout = core.options.timeout;
+    core.ask(&member, Lane::Client, &Ask::Operations { ops, timeout_ms: timeout.as_millis() as u64 }, &[], timeout).await
+}

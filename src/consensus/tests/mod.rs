@@ -1,0 +1,7 @@
+//! Members in one process, on one thread, on virtual time.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod basics;
+mod chaos;
+pub(crate) mod rig;

@@ -1,0 +1,282 @@
+//! The engine of a cluster member: an operation runs when a majority of members has it on disk.
+//!
+//! Any member takes operations. A wait for a lock is kept here, on the member that was asked, and ends with the event that this
+//! member sees in its own copy of the ledger, or with the answer of the operation itself.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
+use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
+use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, Request, SessionInfo, Spec};
+use crate::net::Security;
+use crate::store::disk::Disk;
+use crate::store::{DataDir, Owner, RedbState, Wal};
+
+use super::delivery::Delivery;
+use super::{Completion, EventSink, OpId};
+
+/// Bytes of one segment of the log.
+const SEGMENT: u64 = 16 << 20;
+/// Bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
+const SNAPSHOT_AFTER: u64 = 8 << 20;
+
+/// What a member is told when it is opened.
+pub struct RaftOptions {
+    /// Its data directory.
+    pub data_dir: std::path::PathBuf,
+    /// Whether the data directory may be made.
+    pub create: bool,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its name.
+    pub node: NodeId,
+    /// Where it listens.
+    pub listen: String,
+    /// Where the others reach it; empty for where it listens.
+    pub advertise: String,
+    /// Names and addresses of the nodes that found the cluster together, this one included. Empty when it joins one.
+    pub founders: Vec<(String, String)>,
+    /// Addresses of members that a new node asks to be let in.
+    pub seeds: Vec<String>,
+    /// How its messages are protected.
+    pub security: Security,
+    /// The ledger's parameters, the same on all founders.
+    pub params: Params,
+    /// How long elections take.
+    pub timing: Timing,
+    /// Within this an operation is answered, whatever happens.
+    pub timeout: Duration,
+}
+
+/// What is shared with the consensus thread.
+struct Front {
+    delivery: Delivery,
+    ended: Mutex<Option<Error>>,
+}
+
+impl Front {
+    fn ended(&self) -> Option<Error> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn answer(&self, op: OpId, answer: Result<Outcome>) {
+        self.delivery.answer(op, answer);
+        self.delivery.deliver();
+    }
+}
+
+impl Observer for Front {
+    fn events(&self, events: &mut Vec<Event>) {
+        self.delivery.post(std::mem::take(events));
+        self.delivery.deliver();
+    }
+
+    fn skipped(&self) {
+        let why = "this member fell behind and may have missed how the wait ended";
+        self.delivery.fail(&Error::new(Status::Unavailable, why));
+        self.delivery.deliver();
+    }
+
+    fn ended(&self, why: &Error) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
+        self.delivery.fail(why);
+        self.delivery.deliver();
+    }
+}
+
+/// One member of a cluster. Every method may be called from any thread but those on which completions and events are called.
+pub struct RaftEngine {
+    consensus: Consensus,
+    front: Arc<Front>,
+    timeout: Duration,
+    state: Arc<RedbState>,
+    /// Open, and so nobody else's, for as long as the engine is there.
+    _dir: DataDir,
+}
+
+impl std::fmt::Debug for RaftEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftEngine").field("consensus", &self.consensus).finish_non_exhaustive()
+    }
+}
+
+fn waits(request: &Request) -> Option<(OpId, u64)> {
+    match &request.op {
+        Op::Acquire { wait_ms: Some(wait), req, .. } | Op::AcquireAll { wait_ms: Some(wait), req, .. } => {
+            Some((OpId { session: request.session, req: *req }, *wait))
+        }
+        _ => None,
+    }
+}
+
+impl RaftEngine {
+    /// Opens a member: its data directory, its log, its snapshots, its part in the network.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`]; [`Status::Io`] for an address at which nobody can listen.
+    pub fn open(options: RaftOptions, clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> Result<RaftEngine> {
+        let mut rng = SystemRng::new()?;
+        let owner = Owner { cluster_id: &options.cluster, node_id: Some(&options.node), create: options.create };
+        let mut fill = |disk: &Arc<dyn Disk>, disk_id: u128| {
+            drop(Wal::create(disk.clone(), disk_id, SEGMENT, Box::new(SystemRng::new()?))?);
+            drop(RedbState::create(disk.as_ref(), disk_id)?);
+            Ok(())
+        };
+        let dir = DataDir::open(&options.data_dir, &owner, &mut rng, &mut fill)?;
+        let identity = dir.identity().clone();
+        let (log, recovery) = Wal::open(dir.disk().clone(), identity.disk_id, SEGMENT, Box::new(SystemRng::new()?))?;
+        if !recovery.clean {
+            tracing::info!(node = %options.node, "the log was not closed in good order; its last write may be gone");
+        }
+        let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
+        let kept = state.clone();
+        let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default() });
+        let (boot, timeout, observer) = (rng.next_u128() | 1, options.timeout, front.clone());
+        let consensus = Consensus::open(move || async move {
+            let who = Introduction { cluster: options.cluster, name: options.node.clone(), disk: identity.disk_id, boot };
+            let transport = Arc::new(crate::net::Tcp(crate::net::TcpOptions::default()));
+            let server = Server::default();
+            let links = Links::open(who, &options.listen, transport, options.security, Box::new(SystemRng::new()?), server.clone());
+            let (links, bound) = links.await?;
+            let address = if options.advertise.is_empty() { bound } else { options.advertise };
+            let options = Options {
+                name: options.node.as_str().to_owned(),
+                address,
+                disk: identity.disk_id,
+                opens: identity.opens,
+                boot: boot as u64,
+                founders: options.founders,
+                seeds: options.seeds,
+                params: options.params,
+                timing: options.timing,
+                timeout: options.timeout,
+                bounds: Bounds::default(),
+                snapshot_after: SNAPSHOT_AFTER,
+                inline: false,
+            };
+            Ok((options, Parts { log: Box::new(log), state, clock, transport: Arc::new(links), observer, server }))
+        })?;
+        Ok(RaftEngine { consensus, front, timeout, state: kept, _dir: dir })
+    }
+
+    /// The member itself: where it stands, and who belongs to the cluster.
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Snapshots and small values in the data directory.
+    pub fn state(&self) -> &Arc<RedbState> {
+        &self.state
+    }
+
+    /// Runs an operation without blocking; `done` is called once, when it is answered or when the wait for a lock ends.
+    pub fn submit(&self, request: &Request, done: Completion) {
+        let Some((op, wait_ms)) = waits(request) else {
+            return self.consensus.submit(request.clone(), done);
+        };
+        // Parked before anything can end the wait: the event may be here before the answer is.
+        self.front.delivery.park(op, done);
+        if let Some(why) = self.front.ended() {
+            return self.front.answer(op, Err(why));
+        }
+        let front = self.front.clone();
+        self.consensus.submit(
+            request.clone(),
+            Box::new(move |answer| {
+                if !matches!(answer, Ok(Outcome::Queued { .. })) {
+                    front.answer(op, answer);
+                }
+            }),
+        );
+        if wait_ms != u64::MAX {
+            let front = self.front.clone();
+            let late = Error::new(Status::Unavailable, "the cluster has not said in time how the wait ended");
+            let limit = Duration::from_millis(wait_ms).saturating_add(self.timeout);
+            self.consensus.after(limit, move || front.answer(op, Err(late)));
+        }
+    }
+
+    /// Runs an operation and, if it has to wait for a lock, blocks until the wait ends.
+    ///
+    /// # Errors
+    /// [`Status::Unavailable`] without a majority; what has ended the member. Everything else is in the outcome.
+    pub fn execute(&self, request: &Request) -> Result<Outcome> {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.submit(request, Box::new(move |answer| drop(tell.send(answer))));
+        told.recv().unwrap_or_else(|_| Err(self.front.ended().unwrap_or_else(|| Status::Closed.into())))
+    }
+
+    /// Takes a lock if it is free. `req` is the caller's number for the request.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn try_acquire(&self, session: SessionId, key: &Key, spec: &Spec, req: u64) -> Result<Outcome> {
+        let op = Op::Acquire { key: key.clone(), spec: spec.clone(), wait_ms: None, req };
+        self.execute(&Request { session, seq: 0, op })
+    }
+
+    /// Gives a lock back.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn release(&self, session: SessionId, key: &Key, token: Token) -> Result<Outcome> {
+        self.execute(&Request { session, seq: 0, op: Op::Release { key: key.clone(), token } })
+    }
+
+    /// Nothing to do: the leader moves the clock.
+    ///
+    /// # Errors
+    /// What has ended the member.
+    pub fn tick(&self) -> Result<()> {
+        self.front.ended().map_or(Ok(()), Err)
+    }
+
+    /// Ends every wait and the member's part in the cluster, in good order.
+    pub fn close(&self) {
+        self.consensus.close();
+    }
+
+    fn read<T: Send + 'static>(&self, body: impl FnOnce(&Ledger) -> T + Send + 'static) -> Result<T> {
+        self.consensus.read(body)
+    }
+
+    /// A lock and everybody around it, as of this call or later.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn lock(&self, key: &Key) -> Result<Option<LockInfo>> {
+        let key = key.clone();
+        self.read(move |ledger| ledger.lock(&key))
+    }
+
+    /// The locks whose names begin with `prefix` and come after `after`, in order of bytes: from the first `limit` names in use.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
+        let (prefix, after) = (prefix.to_vec(), after.cloned());
+        self.read(move |ledger| ledger.locks(&prefix, after.as_ref(), limit))
+    }
+
+    /// The living sessions, by number.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        self.read(Ledger::sessions)
+    }
+
+    /// Counts.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn counts(&self) -> Result<Counts> {
+        self.read(Ledger::counts)
+    }
+
+    /// Where the member stands.
+    pub fn status(&self) -> consensus::Status {
+        self.consensus.status()
+    }
+}
