@@ -219,6 +219,11 @@ enum tenure_status
    */
   TENURE_UNAVAILABLE = 207,
   /**
+   * Two processes will not talk: another cluster, an unknown or removed node, a changed disk, a twin, a certificate that
+   * names somebody else, an incompatible version. The message names what was wrong.
+   */
+  TENURE_REFUSED = 208,
+  /**
    * A panic was caught inside the library. The object is poisoned from then on.
    */
   TENURE_PANIC = 900,

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("net", &["base"]),
     ("consensus", &["base", "ledger", "store", "net"]),
     ("engine", &["base", "ledger", "store", "net", "consensus"]),
-    ("node", &["base", "gate", "engine", "ledger", "store"]),
+    ("node", &["base", "gate", "engine", "ledger", "store", "net", "consensus"]),
     ("ffi", &["base", "gate", "node"]),
 ];
 

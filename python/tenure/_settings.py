@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -39,7 +40,20 @@ def _text(name: str, value: Any) -> str:
             except UnicodeEncodeError:
                 raise InvalidArgumentError(f"{name}: holds a lone surrogate, which UTF-8 cannot express") from None
             return text
+    if name in ("peers", "seeds") and isinstance(value, (Mapping, Iterable)):
+        return _addresses(name, value)
     raise TypeError(f"{name}: expected str, int or bool, not {type(value).__name__}")
+
+
+def _addresses(name: str, value: Mapping[Any, Any] | Iterable[Any]) -> str:
+    """A list of addresses, or the addresses of named members, as the core reads it."""
+    parts = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else list(value)
+    for part in parts:
+        if not isinstance(part, str):
+            raise TypeError(f"{name}: expected addresses, not {type(part).__name__}")
+        if "," in part:
+            raise InvalidArgumentError(f"{name}: {part!r} holds a comma")
+    return ",".join(parts)
 
 
 def settings(given: dict[str, Any], prefix: str = "") -> dict[str, str]:

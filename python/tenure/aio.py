@@ -416,6 +416,10 @@ class Node(_Locks):
         """Whether it was closed, or has not been opened."""
         return self._opened is None or self._opened.closed
 
+    async def wait_ready(self, timeout: Duration = 30.0) -> None:
+        """As :meth:`tenure.Node.wait_ready`."""
+        await asyncio.to_thread(self._sync.wait_ready, timeout)
+
     async def session(self, name: str, ttl: Duration = DEFAULT_TTL) -> Session:
         """Opens another session. As :meth:`tenure.Node.session`."""
         return Session(await self._run(self._sync.session, name, ttl))

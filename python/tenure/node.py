@@ -187,10 +187,15 @@ class Session(Locks):
 
 
 class Node(Locks):
-    """A node of this process, in memory, or durable when ``data_dir`` is given. A context manager that closes.
+    """A node of this process: in memory, durable when ``data_dir`` is given, or, with ``listen`` and ``peers`` or ``seeds``
+    besides, a member of a cluster. A context manager that closes.
 
     Keyword arguments are the settings of ``docs/configuration.md``: ``Node(data_dir="/var/lib/db", node_id="a1", session_ttl=5)``.
     Settings that end in ``_ms`` may be given without the ending in seconds or as a ``timedelta``; ``gate.mode`` is ``gate_mode``.
+
+    A member: ``Node(node_id="a", data_dir=..., listen="10.0.0.1:7000", peers={"a": "10.0.0.1:7000", ...}, tls_ca=..., ...)``.
+    It is open once it runs; it does not wait for the others (``wait_ready`` does). Without a majority calls raise
+    ``UnavailableError`` within ``request_timeout``.
 
     Any thread may use it. After a fork the child's calls raise ``ForkedError``; it can open nodes of its own. A node that is
     open when the interpreter exits is closed, and its locks are free then.
@@ -231,6 +236,14 @@ class Node(Locks):
     def closed(self) -> bool:
         """Whether ``close()`` was called."""
         return self._closed
+
+    def wait_ready(self, timeout: Duration = 30.0) -> None:
+        """Waits until a member of a cluster can be used: a majority is there, and the node's session is open. Others always can.
+
+        Raises ``LockTimeout`` when that took longer than ``timeout``, ``PoisonedError`` when the cluster has refused this node: the
+        message says why.
+        """
+        self._open.wait_ready(timeout)
 
     def session(self, name: str, ttl: Duration = DEFAULT_TTL) -> Session:
         """Opens another session, renewed by the node like its own. ``name``: 1 to 64 characters, as a node id."""

@@ -40,6 +40,12 @@ const BOOL: Form = Form::Choice(&["false", "true"]);
 /// Every setting, sorted by name.
 pub const SETTINGS: &[Setting] = &[
     Setting {
+        name: "advertise",
+        form: Form::Text("host:port"),
+        default: "",
+        text: "Address at which the other members reach this one. Empty: its own in `peers`, or where it listens.",
+    },
+    Setting {
         name: "cluster_id",
         form: Form::Text("name"),
         default: "tenure",
@@ -62,6 +68,18 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Choice(&["thread", "fd"]),
         default: "thread",
         text: "Where completions and events are called: on the library's own thread, or by the host's call of dispatch when the event file descriptor is readable.",
+    },
+    Setting {
+        name: "election_max_ms",
+        form: Form::Number(50, 60_000),
+        default: "220",
+        text: "A member that has not heard of its leader for this long, and then for a random time between `election_min_ms` and this, stands for election. A leader that is gone is replaced after 1.5 to 2 times this.",
+    },
+    Setting {
+        name: "election_min_ms",
+        form: Form::Number(30, 60_000),
+        default: "110",
+        text: "See `election_max_ms`. At least three times `heartbeat_ms`.",
     },
     Setting {
         name: "gate.clock",
@@ -117,6 +135,30 @@ pub const SETTINGS: &[Setting] = &[
         default: "100",
         text: "Shortest lease that a heartbeat may give; a shorter one is refused.",
     },
+    Setting {
+        name: "heartbeat_ms",
+        form: Form::Number(5, 10_000),
+        default: "35",
+        text: "How often a leader that has nothing to say says so.",
+    },
+    Setting {
+        name: "insecure",
+        form: BOOL,
+        default: "false",
+        text: "Named weaker mode: members talk in plain text, to other machines too. Whoever reaches the port can do everything.",
+    },
+    Setting {
+        name: "join_token",
+        form: Form::Text("token"),
+        default: "",
+        text: "What a node that joins by `seeds` shows, once, to be let in. It never appears in a log or a status.",
+    },
+    Setting {
+        name: "listen",
+        form: Form::Text("host:port"),
+        default: "",
+        text: "Where this node listens for other members and clients. Empty: no network. It needs `peers` or `seeds`, which make the node a member of a cluster.",
+    },
     Setting { name: "max_locks", form: Form::Number(1, 1 << 32), default: "16777216", text: "Most lock names in use at once." },
     Setting { name: "max_sessions", form: Form::Number(1, 1 << 24), default: "65536", text: "Most sessions at once." },
     Setting {
@@ -138,6 +180,24 @@ pub const SETTINGS: &[Setting] = &[
         text: "This node's name, unique in the cluster. Empty: a random one, kept in the data directory where there is one.",
     },
     Setting {
+        name: "peers",
+        form: Form::Text("name=host:port,..."),
+        default: "",
+        text: "The members that found the cluster together, this node included; the same list on all of them.",
+    },
+    Setting {
+        name: "request_timeout_ms",
+        form: Form::Number(100, 600_000),
+        default: "3000",
+        text: "Within this a member answers an operation, with Unavailable when no majority could be asked. Waiting for a lock is not counted.",
+    },
+    Setting {
+        name: "seeds",
+        form: Form::Text("host:port,..."),
+        default: "",
+        text: "Members to ask to be let in; nodes that start at once with the same seeds, their own addresses among them, form one cluster.",
+    },
+    Setting {
         name: "session_ttl_ms",
         form: Form::Number(100, 86_400_000),
         default: "10000",
@@ -148,6 +208,24 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Number(1 << 16, 1 << 40),
         default: "67108864",
         text: "Log size after which a durable node writes a snapshot and recycles the log.",
+    },
+    Setting {
+        name: "tls_ca",
+        form: Form::Text("path"),
+        default: "",
+        text: "PEM file: who may sign certificates of this cluster. With `tls_cert` and `tls_key` members talk TLS 1.3 and check each other.",
+    },
+    Setting {
+        name: "tls_cert",
+        form: Form::Text("path"),
+        default: "",
+        text: "PEM file: this node's certificate, whose only URI name is `tenure://cluster_id/node_id`. Replaced files are taken over while running.",
+    },
+    Setting {
+        name: "tls_key",
+        form: Form::Text("path"),
+        default: "",
+        text: "PEM file: its private key, readable by owner and group at most.",
     },
     Setting {
         name: "wal_segment_bytes",

@@ -76,7 +76,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         let ms = Duration::from_millis;
-        Timing { heartbeat: ms(40), election_min: ms(110), election_max: ms(220) }
+        Timing { heartbeat: ms(35), election_min: ms(110), election_max: ms(220) }
     }
 }
 
@@ -84,7 +84,7 @@ impl Timing {
     /// For machines whose disks and schedulers keep up.
     pub fn tuned() -> Timing {
         let ms = Duration::from_millis;
-        Timing { heartbeat: ms(20), election_min: ms(50), election_max: ms(100) }
+        Timing { heartbeat: ms(16), election_min: ms(50), election_max: ms(100) }
     }
 }
 

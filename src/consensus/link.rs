@@ -104,6 +104,11 @@ impl Links {
         Ok((Links { net, peers: Mutex::default() }, address))
     }
 
+    /// The network: its security, connections, refusals.
+    pub fn status(&self) -> net::NetStatus {
+        self.net.status()
+    }
+
     fn peer(&self, name: &str, address: &str) -> Result<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&(name.to_owned(), address.to_owned())) {

@@ -3,22 +3,20 @@
 //! Any member takes operations. A wait for a lock is kept here, on the member that was asked, and ends with the event that this
 //! member sees in its own copy of the ledger, or with the answer of the operation itself.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
 use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, Request, SessionInfo, Spec};
-use crate::net::Security;
+use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Owner, RedbState, Wal};
 
 use super::delivery::Delivery;
 use super::{Completion, EventSink, OpId};
 
-/// Bytes of one segment of the log.
-const SEGMENT: u64 = 16 << 20;
-/// Bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
+/// Most bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
 const SNAPSHOT_AFTER: u64 = 8 << 20;
 
 /// What a member is told when it is opened.
@@ -47,6 +45,10 @@ pub struct RaftOptions {
     pub timing: Timing,
     /// Within this an operation is answered, whatever happens.
     pub timeout: Duration,
+    /// Bytes of one segment of the log.
+    pub segment_bytes: u64,
+    /// Bytes of log after which a snapshot is made, if that is less than what a member does by itself.
+    pub snapshot_bytes: u64,
 }
 
 /// What is shared with the consensus thread.
@@ -82,6 +84,9 @@ impl Observer for Front {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
         self.delivery.fail(why);
         self.delivery.deliver();
+        if why.status() != Status::Closed {
+            self.delivery.sink().ended(why);
+        }
     }
 }
 
@@ -91,6 +96,8 @@ pub struct RaftEngine {
     front: Arc<Front>,
     timeout: Duration,
     state: Arc<RedbState>,
+    cluster: String,
+    links: Arc<OnceLock<Arc<Links>>>,
     /// Open, and so nobody else's, for as long as the engine is there.
     _dir: DataDir,
 }
@@ -118,20 +125,23 @@ impl RaftEngine {
     pub fn open(options: RaftOptions, clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> Result<RaftEngine> {
         let mut rng = SystemRng::new()?;
         let owner = Owner { cluster_id: &options.cluster, node_id: Some(&options.node), create: options.create };
+        let segment = options.segment_bytes;
         let mut fill = |disk: &Arc<dyn Disk>, disk_id: u128| {
-            drop(Wal::create(disk.clone(), disk_id, SEGMENT, Box::new(SystemRng::new()?))?);
+            drop(Wal::create(disk.clone(), disk_id, segment, Box::new(SystemRng::new()?))?);
             drop(RedbState::create(disk.as_ref(), disk_id)?);
             Ok(())
         };
         let dir = DataDir::open(&options.data_dir, &owner, &mut rng, &mut fill)?;
         let identity = dir.identity().clone();
-        let (log, recovery) = Wal::open(dir.disk().clone(), identity.disk_id, SEGMENT, Box::new(SystemRng::new()?))?;
+        let (log, recovery) = Wal::open(dir.disk().clone(), identity.disk_id, segment, Box::new(SystemRng::new()?))?;
         if !recovery.clean {
             tracing::info!(node = %options.node, "the log was not closed in good order; its last write may be gone");
         }
         let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
         let kept = state.clone();
         let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default() });
+        let (cluster, links) = (options.cluster.clone(), Arc::new(OnceLock::new()));
+        let opened = links.clone();
         let (boot, timeout, observer) = (rng.next_u128() | 1, options.timeout, front.clone());
         let consensus = Consensus::open(move || async move {
             let who = Introduction { cluster: options.cluster, name: options.node.clone(), disk: identity.disk_id, boot };
@@ -139,6 +149,8 @@ impl RaftEngine {
             let server = Server::default();
             let links = Links::open(who, &options.listen, transport, options.security, Box::new(SystemRng::new()?), server.clone());
             let (links, bound) = links.await?;
+            let links = Arc::new(links);
+            drop(opened.set(links.clone()));
             let address = if options.advertise.is_empty() { bound } else { options.advertise };
             let options = Options {
                 name: options.node.as_str().to_owned(),
@@ -152,12 +164,12 @@ impl RaftEngine {
                 timing: options.timing,
                 timeout: options.timeout,
                 bounds: Bounds::default(),
-                snapshot_after: SNAPSHOT_AFTER,
+                snapshot_after: SNAPSHOT_AFTER.min(options.snapshot_bytes),
                 inline: false,
             };
-            Ok((options, Parts { log: Box::new(log), state, clock, transport: Arc::new(links), observer, server }))
+            Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))
         })?;
-        Ok(RaftEngine { consensus, front, timeout, state: kept, _dir: dir })
+        Ok(RaftEngine { consensus, front, timeout, state: kept, cluster, links, _dir: dir })
     }
 
     /// The member itself: where it stands, and who belongs to the cluster.
@@ -267,12 +279,22 @@ impl RaftEngine {
         self.read(Ledger::sessions)
     }
 
-    /// Counts.
+    /// Counts, of what this member has applied so far: answered without a majority too.
     ///
     /// # Errors
-    /// As [`RaftEngine::execute`].
+    /// None.
     pub fn counts(&self) -> Result<Counts> {
-        self.read(Ledger::counts)
+        Ok(self.consensus.read_local(Ledger::counts))
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The member's network.
+    pub fn net(&self) -> Option<NetStatus> {
+        self.links.get().map(|links| links.status())
     }
 
     /// Where the member stands.

@@ -53,6 +53,8 @@ impl Place {
                 election_max: Duration::from_millis(600),
             },
             timeout: Duration::from_secs(10),
+            segment_bytes: 1 << 20,
+            snapshot_bytes: 8 << 20,
         };
         RaftEngine::open(options, Arc::new(SystemClock), Arc::new(Silent))
     }

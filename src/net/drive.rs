@@ -231,10 +231,10 @@ fn take(core: &Arc<Core>, frame: Frame) -> Result<()> {
         (Kind::NetItem, _) => {
             let mut state = core.state();
             let bytes = payload.len();
-            if let Some(stream) = state.streams.get_mut(&id) {
-                if stream.push(payload)? {
-                    state.unread += bytes;
-                }
+            if let Some(stream) = state.streams.get_mut(&id)
+                && stream.push(payload)?
+            {
+                state.unread += bytes;
             }
         }
         (Kind::NetFinish, _) => {

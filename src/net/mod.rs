@@ -458,5 +458,5 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;

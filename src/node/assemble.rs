@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::Env;
 use super::core::Sink;
+use super::member;
 use crate::base::{Config, Error, NodeId, Result, Status};
-use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, Values};
+use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, RaftEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
 use crate::store::{Owner, RedbState, StateStore};
@@ -24,6 +25,16 @@ fn params(config: &Config) -> Result<Params> {
 
 /// The engine, and the node's name: the one asked for, or one of its own making.
 pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
+    if member::is_member(config)? {
+        let options = member::options(config, named.as_ref(), params(config)?, &env.clock)?;
+        let id = options.node.clone();
+        return Ok((Engine::Raft(RaftEngine::open(options, env.clock.clone(), sink)?), id));
+    }
+    for lonely in ["advertise", "join_token", "tls_ca", "tls_cert", "tls_key"] {
+        if !config.get(lonely)?.is_empty() {
+            return Err(Error::invalid(lonely, "means nothing without listen"));
+        }
+    }
     let path = config.get("data_dir")?;
     if !path.is_empty() {
         return durable(Path::new(path), config, named.as_ref(), env, sink);

@@ -81,6 +81,11 @@ impl Core {
         }
     }
 
+    /// Whether the ledger answers only while enough of a cluster can be reached.
+    pub(super) fn waits_for_a_majority(&self) -> bool {
+        matches!(self.engine, Engine::Raft(_))
+    }
+
     pub(super) fn forked(&self) -> bool {
         process::check_generation(self.generation).is_err()
     }

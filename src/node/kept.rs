@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::answer::unexpected;
 use super::core::Core;
 use super::event::{Event, LossReason};
 use super::grants::{Change, Grants};
+use super::wake::Deadline;
 use crate::base::{Key, Moment, Result, SessionId};
 use crate::ledger::{self, Op, Outcome, Request};
 
 const NS_PER_MS: u64 = 1_000_000;
+/// After an opening that failed the next one is tried no sooner than this.
+const REOPEN_NS: u64 = 100 * NS_PER_MS;
+/// Who waits for a number looks this often whether the node still runs.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Pending {
     pub(super) keys: Vec<Key>,
@@ -32,6 +37,8 @@ pub(super) struct State {
     pub(super) next_req: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
     pub(super) grants: Grants,
+    /// Rung when the session gets a number.
+    numbered: (Mutex<()>, Condvar),
 }
 
 impl State {
@@ -46,6 +53,7 @@ impl State {
             next_req: AtomicU64::new(1),
             pending: Mutex::default(),
             grants: Grants::default(),
+            numbered: Default::default(),
         }
     }
 
@@ -71,20 +79,67 @@ impl State {
         }
     }
 
+    fn opening(&self, core: &Core) -> Request {
+        let op = Op::OpenSession { nonce: core.nonce(), name: self.name.clone(), ttl_ms: self.ttl_ms };
+        Request { session: SessionId(0), seq: 0, op }
+    }
+
     /// Opens the ledger's session behind this one.
     pub(super) fn open(self: &Arc<State>, core: &Core) -> Result<()> {
         let sent = Moment::now(&*core.clock);
-        let nonce = core.nonce();
-        let op = Op::OpenSession { nonce, name: self.name.clone(), ttl_ms: self.ttl_ms };
-        match core.engine.execute(&Request { session: SessionId(0), seq: 0, op })? {
-            Outcome::Session { id, .. } => {
-                self.tried_ns.store(sent.boottime_ns, SeqCst);
-                self.grants.renewed(sent);
-                self.id.store(id.0, SeqCst);
-                core.number_session(self);
-                Ok(())
+        let outcome = core.engine.execute(&self.opening(core))?;
+        self.opened(core, sent, outcome)
+    }
+
+    /// As [`State::open`], without waiting: the keeper tries again until it succeeds.
+    fn open_later(self: &Arc<State>, core: &Arc<Core>) {
+        if self.renewing.swap(true, SeqCst) {
+            return;
+        }
+        let sent = Moment::now(&*core.clock);
+        let (state, keeper) = (self.clone(), core.clone());
+        let done = Box::new(move |outcome: Result<Outcome>| {
+            state.renewing.store(false, SeqCst);
+            if let Err(error) = outcome.and_then(|o| state.opened(&keeper, sent, o)) {
+                tracing::debug!(session = state.name, %error, "the session is not open yet");
+                let again = keeper.now().boottime_ns.saturating_add(REOPEN_NS);
+                state.tried_ns.store(again.saturating_sub(state.period_ns()), SeqCst);
             }
-            other => Err(unexpected(other)),
+            keeper.wake.raise();
+        });
+        core.engine.submit(&self.opening(core), done);
+    }
+
+    fn opened(self: &Arc<State>, core: &Core, sent: Moment, outcome: Outcome) -> Result<()> {
+        let Outcome::Session { id, .. } = outcome else { return Err(unexpected(outcome)) };
+        self.tried_ns.store(sent.boottime_ns, SeqCst);
+        self.grants.renewed(sent);
+        self.id.store(id.0, SeqCst);
+        core.number_session(self);
+        if self.closed.load(SeqCst) {
+            // Closed while it was being opened: nobody else ends this number.
+            core.unnumber_session(id);
+            core.engine.submit(&Request { session: id, seq: 0, op: Op::CloseSession }, Box::new(|_| {}));
+        }
+        drop(self.numbered.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.numbered.1.notify_all();
+        Ok(())
+    }
+
+    /// Waits until the session has a number, at most this long; whether it has.
+    pub(super) fn wait_open(&self, core: &Core, timeout: Duration) -> Result<bool> {
+        let deadline = Deadline::after(timeout);
+        let mut guard = self.numbered.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            core.check()?;
+            if self.id().0 != 0 {
+                return Ok(true);
+            }
+            let left = deadline.left();
+            if left.is_zero() || self.closed.load(SeqCst) {
+                return Ok(false);
+            }
+            guard = self.numbered.1.wait_timeout(guard, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -154,9 +209,7 @@ impl State {
         let id = self.id();
         if id.0 == 0 {
             self.tried_ns.store(sent.boottime_ns, SeqCst);
-            if let Err(error) = self.open(core) {
-                tracing::warn!(session = self.name, %error, "opening the session anew failed");
-            }
+            self.open_later(core);
             return;
         }
         if self.renewing.swap(true, SeqCst) {

@@ -14,6 +14,7 @@ mod grant;
 mod grants;
 mod keeper;
 mod kept;
+mod member;
 mod office;
 mod options;
 mod session;
@@ -26,7 +27,7 @@ pub use gate::Gate;
 pub use grant::Grant;
 pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
 pub use session::{OpId, Session};
-pub use status::NodeStatus;
+pub use status::{ClusterStatus, LogStatus, Member, NodeStatus, PendingStatus};
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,7 +113,11 @@ impl Drop for Handle {
 }
 
 impl Node {
-    /// Opens a node: in memory without a `data_dir`, else durable in that directory.
+    /// Opens a node: in memory without a `data_dir`, else durable in that directory, else, with `listen` and `peers` or `seeds`, a
+    /// member of a cluster.
+    ///
+    /// A member is open once it runs and listens; it does not wait for the others, see [`Node::wait_ready`]. Until a majority is
+    /// there calls wait for at most `request_timeout_ms` and then answer [`Status::Unavailable`].
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] for settings that contradict each other, the `Data...` statuses for a directory that is
@@ -141,7 +146,7 @@ impl Node {
         let core = Arc::new(Core::new(parts));
         sink.connect(&core);
         let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
-        let session = new_session(&core, core.id.as_str().to_owned(), ttl_ms)?;
+        let session = own_session(&core, ttl_ms)?;
         let keeper = if env.manual {
             None
         } else {
@@ -159,6 +164,20 @@ impl Node {
     /// The node's own session, under which it holds its locks.
     pub fn session(&self) -> Session {
         self.0.session.clone()
+    }
+
+    /// Waits until the node can be used, at most `timeout`: for a member of a cluster, until a majority is there and its session is
+    /// open. Any other node can be used from its opening on.
+    ///
+    /// # Errors
+    /// [`Status::Timeout`]; [`Status::WouldDeadlock`] inside a callback; [`Status::Poisoned`] when the cluster has refused this node:
+    /// the message says why.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        check_may_block()?;
+        if self.0.session.state.wait_open(&self.0.core, timeout)? {
+            return Ok(());
+        }
+        Err(Error::new(Status::Timeout, "no majority of the cluster was there in time"))
     }
 
     /// Opens another session: another identity in this process, which the node renews like its own.
@@ -254,6 +273,17 @@ impl Node {
 
 fn process_check(core: &Core) -> Result<()> {
     if core.forked() { Err(Status::Forked.into()) } else { Ok(()) }
+}
+
+/// The node's own session. A member of a cluster does not wait for the others: the keeper opens it when a majority is there.
+fn own_session(core: &Arc<Core>, ttl_ms: u32) -> Result<Session> {
+    let name = core.id.as_str().to_owned();
+    if !core.waits_for_a_majority() {
+        return new_session(core, name, ttl_ms);
+    }
+    let state = Arc::new(kept::State::new(name, ttl_ms));
+    core.keep_session(&state);
+    Ok(Session { core: core.clone(), state })
 }
 
 fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::answer::{Slot, granted, not_holder, several, spec, tracked, unexpected};
 use super::core::Core;
-use super::delivery::check_may_block;
+use super::delivery::{check_may_block, in_callback};
 use super::grant::Grant;
 use super::kept::{Pending, State};
 use super::options::{Holder, LockOptions, ttl_ms};
@@ -45,9 +45,29 @@ impl Session {
             return Err(Error::new(Status::Closed, "the session has been closed"));
         }
         match self.state.id() {
-            SessionId(0) => Err(Error::new(Status::Unavailable, "the session has expired and is being opened anew")),
+            SessionId(0) => {
+                Err(Error::new(Status::Unavailable, "the session is not open: it is being opened, or has expired and is being opened anew"))
+            }
             id => Ok(id),
         }
+    }
+
+    /// As `check`, for calls that may wait: a member of a cluster opens its sessions when a majority can be had.
+    #[inline]
+    fn ready(&self) -> Result<SessionId> {
+        match self.state.id() {
+            SessionId(0) => self.opened(),
+            _ => self.check(),
+        }
+    }
+
+    #[cold]
+    fn opened(&self) -> Result<SessionId> {
+        if self.core.waits_for_a_majority() && !in_callback() {
+            let timeout = Duration::from_millis(self.core.config.number("request_timeout_ms")?);
+            self.state.wait_open(&self.core, timeout)?;
+        }
+        self.check()
     }
 
     /// Takes the lock if it is free.
@@ -56,7 +76,7 @@ impl Session {
     /// [`Status::Held`] (with the holder's token), [`Status::LockDelay`], [`Status::Limit`], and what every call may answer.
     #[inline]
     pub fn try_acquire_token(&self, key: &[u8], options: &LockOptions) -> Result<Token> {
-        let session = self.check()?;
+        let session = self.ready()?;
         let key = Key::new(key)?;
         let tracked = tracked(options)?;
         let token = granted(self.core.engine.try_acquire(session, &key, &spec(options), 0)?)?;
@@ -97,6 +117,7 @@ impl Session {
 
     fn acquire_keys(&self, keys: Vec<Key>, options: &LockOptions, timeout: Option<Duration>) -> Result<Vec<Token>> {
         check_may_block()?;
+        self.ready()?;
         let slot = Arc::new(Slot::default());
         let set = slot.clone();
         let count = keys.len() as u64;
@@ -241,7 +262,7 @@ impl Session {
     /// [`Status::NotHolder`] (with the present holder's token) when `token` is not this session's current grant: nothing was done.
     #[inline]
     pub fn release(&self, key: &[u8], token: Token) -> Result<()> {
-        let session = self.check()?;
+        let session = self.ready()?;
         let key = Key::new(key)?;
         let outcome = self.core.engine.release(session, &key, token)?;
         self.released(token, outcome)

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::core::Core;
 use crate::base::Status;
-use crate::engine::Engine;
+use crate::engine::{Engine, RaftEngine};
 use crate::gate::{GateStatus, Mode};
+use crate::net::NetStatus;
 
 /// A node's state, for people and monitoring. Its JSON form is what C and Python hand out.
 #[derive(Clone, Debug, Serialize)]
@@ -14,7 +15,7 @@ pub struct NodeStatus {
     pub version: &'static str,
     /// The node's name.
     pub node_id: String,
-    /// `memory` or `durable`.
+    /// `memory`, `durable` or `raft`.
     pub form: &'static str,
     /// `running`, `poisoned`, `closed` or `forked`.
     pub state: &'static str,
@@ -34,6 +35,90 @@ pub struct NodeStatus {
     pub clock_clamped: u64,
     /// The gates that are open.
     pub gates: Vec<GateStatus>,
+    /// What a member of a cluster sees of it.
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// One member, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// Its node id.
+    pub name: String,
+    /// Where it can be reached.
+    pub address: String,
+    /// Whether its vote counts; otherwise it is catching up.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// On the leader: index after the last entry that this member has on disk.
+    pub log_end: Option<u64>,
+}
+
+/// Indexes of a member's log: each is that after the last entry that...
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LogStatus {
+    /// is in the log.
+    pub end: u64,
+    /// has been applied.
+    pub applied_end: u64,
+    /// is in the snapshot only.
+    pub purged_end: u64,
+}
+
+/// Operations on their way into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PendingStatus {
+    /// That wait to be proposed.
+    pub waiting: usize,
+    /// Whose proposal is under way.
+    pub under_way: usize,
+}
+
+/// A cluster, as one member sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster_id: String,
+    /// `leader`, `follower`, `learner` (its vote does not count yet) or `none`: it belongs to no cluster yet.
+    pub role: &'static str,
+    /// The leader's node id, if this member knows one.
+    pub leader: Option<String>,
+    /// The present term.
+    pub term: u64,
+    /// The members.
+    pub members: Vec<Member>,
+    /// The log.
+    pub log: LogStatus,
+    /// Operations on their way.
+    pub pending: PendingStatus,
+    /// The network: `security` is `tls`, `loopback`, or the weaker mode `insecure`.
+    pub net: Option<NetStatus>,
+}
+
+pub(super) fn cluster(id: &str, engine: &RaftEngine) -> ClusterStatus {
+    let status = engine.status();
+    let leads = |name: &str| status.leader.as_deref() == Some(name);
+    let members: Vec<Member> = status
+        .members
+        .iter()
+        .map(|m| Member { name: m.name.clone(), address: m.address.clone(), voter: m.voter, leader: leads(&m.name), log_end: m.log_end })
+        .collect();
+    let role = match members.iter().find(|m| m.name == id) {
+        _ if status.leads => "leader",
+        Some(me) if me.voter => "follower",
+        Some(_) => "learner",
+        None => "none",
+    };
+    ClusterStatus {
+        cluster_id: engine.cluster().to_owned(),
+        role,
+        leader: status.leader,
+        term: status.term,
+        members,
+        log: LogStatus { end: status.log_end, applied_end: status.applied_end, purged_end: status.purged_end },
+        pending: PendingStatus { waiting: status.pending.0, under_way: status.pending.1 },
+        net: engine.net(),
+    }
 }
 
 pub(super) fn of(core: &Core) -> NodeStatus {
@@ -42,8 +127,14 @@ pub(super) fn of(core: &Core) -> NodeStatus {
     let gates: Vec<GateStatus> = core.gate_list().iter().map(|g| g.status(core)).collect();
     let unmarked = matches!(&core.engine, Engine::Durable(e) if !e.is_marked());
     let unmarked = unmarked.then(|| "data_dir: unmarked, a wiped directory would be taken for a new one".to_owned());
+    let cluster = match &core.engine {
+        Engine::Raft(engine) if !core.forked() => Some(cluster(core.id.as_str(), engine)),
+        _ => None,
+    };
+    let insecure = cluster.as_ref().and_then(|c| c.net.as_ref()).is_some_and(|n| n.security == "insecure");
+    let insecure = insecure.then(|| "insecure=true: members talk in plain text".to_owned());
     let of_gates = gates.iter().flat_map(|g| weaker_modes(g).map(move |m| format!("{}: {m}", g.name)));
-    let weaker_modes = unmarked.into_iter().chain(of_gates).collect();
+    let weaker_modes = unmarked.into_iter().chain(insecure).chain(of_gates).collect();
     let state = match core.check() {
         Ok(()) => "running",
         Err(e) if e.status() == Status::Forked => "forked",
@@ -67,6 +158,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         last_token: counts.last_token,
         clock_clamped: counts.clamped,
         gates,
+        cluster,
     }
 }
 

@@ -112,6 +112,8 @@ fn member(args: &[String]) -> Result<(), Failure> {
         params: Params::default(),
         timing: if tuned == "tuned" { Timing::tuned() } else { Timing::default() },
         timeout: Duration::from_secs(5),
+        segment_bytes: 16 << 20,
+        snapshot_bytes: 8 << 20,
     };
     let engine = Arc::new(RaftEngine::open(options, Arc::new(SystemClock), Arc::new(Silent))?);
     let mut session = SessionId(0);

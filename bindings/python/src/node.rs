@@ -72,6 +72,12 @@ impl Node {
         Ok(Session::new(node.session(), node.clone(), self.durable))
     }
 
+    /// Waits until the node can be used.
+    fn wait_ready(&self, py: Python<'_>, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        let timeout = args::duration("timeout", timeout)?;
+        self.call(py, |n| n.wait_ready(timeout))
+    }
+
     /// Opens another session.
     fn open_session(&self, py: Python<'_>, name: &Bound<'_, PyAny>, ttl: &Bound<'_, PyAny>) -> PyResult<Session> {
         let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);

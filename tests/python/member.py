@@ -1,0 +1,95 @@
+"""A process with one node in it, moved by lines of JSON on its standard input. Started by ``cluster.py``.
+
+Question: ``{"n": 1, "call": "try_acquire", "args": ["k"], "kwargs": {"ttl": 5}}``; each runs on a thread of its own.
+Answer: ``{"n": 1, "value": ...}`` or ``{"n": 1, "error": "UnavailableError", "message": "..."}``, in the order in which they end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import threading
+from typing import Any
+
+import tenure
+
+_writing = threading.Lock()
+
+
+def say(answer: dict[str, Any]) -> None:
+    with _writing:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+class Calls:
+    """What the node can be asked for, and a few things that need to be remembered between questions."""
+
+    def __init__(self, node: tenure.Node) -> None:
+        self.node = node
+        self.grants: dict[int, tenure.Grant] = {}
+        self.events: list[dict[str, Any]] = []
+        node.on_event(lambda event: self.events.append(plain(event)))
+
+    def keep(self, grant: tenure.Grant | None) -> int | None:
+        if grant is None:
+            return None
+        self.grants[grant.token] = grant
+        return grant.token
+
+    def try_acquire(self, *args: Any, **kwargs: Any) -> int | None:
+        return self.keep(self.node.try_acquire(*args, **kwargs))
+
+    def acquire(self, *args: Any, **kwargs: Any) -> int | None:
+        return self.keep(self.node.acquire(*args, **kwargs))
+
+    def release(self, token: int) -> None:
+        self.grants.pop(token).release()
+
+    def remaining(self, token: int) -> float:
+        return self.grants[token].remaining
+
+    def seen(self) -> list[dict[str, Any]]:
+        return list(self.events)
+
+
+def plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, (str, int, float, bool, dict)):
+        return value
+    return repr(value)
+
+
+def answer(calls: Calls, question: dict[str, Any]) -> None:
+    try:
+        name = question["call"]
+        call = getattr(calls, name, None) or getattr(calls.node, name)
+        value = call(*question["args"], **question["kwargs"]) if callable(call) else call
+        say({"n": question["n"], "value": plain(value)})
+    except Exception as error:
+        say({"n": question["n"], "error": type(error).__name__, "message": str(error)})
+
+
+def main() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(relativeCreated)d %(message)s")
+    try:
+        node = tenure.Node(**json.loads(sys.argv[1]))
+    except tenure.Error as error:
+        say({"n": 0, "error": type(error).__name__, "message": str(error)})
+        return
+    calls = Calls(node)
+    say({"n": 0, "value": node.node_id})
+    for line in sys.stdin:
+        threading.Thread(target=answer, args=(calls, json.loads(line)), daemon=True).start()
+    node.close()
+
+
+if __name__ == "__main__":
+    main()
