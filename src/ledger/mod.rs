@@ -5,7 +5,9 @@
 
 mod clock;
 mod command;
+mod event;
 mod hub;
+mod outcome;
 mod params;
 mod query;
 mod queue;

@@ -1,0 +1,48 @@
+//! What the ledger says without being asked.
+
+use crate::base::{Key, SessionId, Token};
+
+use super::outcome::{LossReason, WaitEnd};
+
+/// What happened beside the answers. In the order in which it happened, for each lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A waiting request was granted.
+    Granted {
+        /// Whose.
+        session: SessionId,
+        /// The request.
+        req: u64,
+        /// The (first) token.
+        token: Token,
+        /// How long the grant lives from now, ms.
+        remaining_ms: u64,
+    },
+    /// A waiting request ended without a grant.
+    WaitEnded {
+        /// Whose.
+        session: SessionId,
+        /// The request.
+        req: u64,
+        /// Why.
+        why: WaitEnd,
+    },
+    /// A holder lost its lock without giving it back.
+    Lost {
+        /// Whose.
+        session: SessionId,
+        /// The lock.
+        key: Key,
+        /// The grant.
+        token: Token,
+        /// Why.
+        why: LossReason,
+    },
+    /// A session is over, all its locks and waits included.
+    SessionEnded {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        why: LossReason,
+    },
+}
