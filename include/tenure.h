@@ -527,6 +527,36 @@ typedef struct tenure_event {
 typedef void (*tenure_event_fn)(void *user, const struct tenure_event *event);
 
 /**
+ * The highest epoch at a resource, with a checksum, to be stored as it is.
+ */
+typedef struct tenure_epoch_record {
+  /**
+   * Opaque; the same on every machine.
+   */
+  uint8_t bytes[24];
+} tenure_epoch_record;
+
+/**
+ * Epochs at a resource, in a file. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_epoch_fence {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_epoch_fence;
+
+/**
+ * A write that an epoch fence has let in. 0 names none. Any thread may free it.
+ */
+typedef struct tenure_epoch_pass {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_epoch_pass;
+
+/**
  * A write gate. 0 names none. Any thread may use it.
  */
 typedef struct tenure_gate {
@@ -759,6 +789,101 @@ int32_t tenure_node_subscribe(struct tenure_node node,
 int32_t tenure_node_unsubscribe(struct tenure_node node,
                                 uint64_t subscription,
                                 struct tenure_error *err);
+
+/**
+ * For a resource with transactions of its own: whether a write under `epoch` may be done, given the record of the epochs before, and the
+ * record to be stored in the same transaction as the write. Read `stored` in that transaction, or under a lock that every writer takes.
+ *
+ * Parameters: stored - what was stored last; empty when nothing ever was; epoch - of the write, from its permit or record; out_record - what
+ * to store; out_raised - whether it has to be stored, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_FENCED when a higher epoch was admitted, which is err->token: do not write; #TENURE_DATA_CORRUPT when `stored`
+ * is no record: do not write; #TENURE_INVALID_ARGUMENT, also for an epoch outside 1 to 2^63 - 1.
+ * Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_epoch_admit(struct tenure_bytes stored,
+                           uint64_t epoch,
+                           struct tenure_epoch_record *out_record,
+                           bool *out_raised,
+                           struct tenure_error *err);
+
+/**
+ * The epoch in a record that tenure_epoch_admit() has made.
+ *
+ * Parameters: stored - the record; empty gives 0; out_epoch - where it goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_DATA_CORRUPT; #TENURE_INVALID_ARGUMENT.
+ * Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_epoch_read(struct tenure_bytes stored, uint64_t *out_epoch, struct tenure_error *err);
+
+/**
+ * Makes the file of a fence, for a resource without transactions. Once, when the resource itself is made: a fence that came into being by
+ * itself would have forgotten every epoch.
+ *
+ * Parameters: path - of the file, in a directory that exists; a file `<path>.lock` is kept beside it; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_MISUSE when the file exists; #TENURE_DATA_LOCKED; #TENURE_INVALID_ARGUMENT; #TENURE_IO;
+ * #TENURE_WOULD_DEADLOCK in a callback. Memory: nothing is kept. Threads: any; waits for the disk. Since: 0.1.
+ */
+int32_t tenure_epoch_fence_create(struct tenure_bytes path,
+                                  struct tenure_error *err);
+
+/**
+ * Opens the fence in a file that tenure_epoch_fence_create() has made. One process at a time has it open.
+ *
+ * Parameters: path; out_fence - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_DATA_LOST when there is no file: none is made in its place; #TENURE_DATA_CORRUPT; #TENURE_DATA_VERSION;
+ * #TENURE_DATA_LOCKED when somebody has it open; #TENURE_INVALID_ARGUMENT; #TENURE_IO; #TENURE_LIMIT; #TENURE_WOULD_DEADLOCK in a callback.
+ * Memory: free the handle with tenure_epoch_fence_free(). Threads: any; waits for the disk. Since: 0.1.
+ */
+int32_t tenure_epoch_fence_open(struct tenure_bytes path,
+                                struct tenure_epoch_fence *out_fence,
+                                struct tenure_error *err);
+
+/**
+ * The highest epoch that was admitted to a resource; 0 for none.
+ *
+ * Parameters: fence; resource - its name, at most 256 bytes of UTF-8, also none; out_epoch - where it goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_POISONED once a write of the file has failed; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_epoch_fence_highest(struct tenure_epoch_fence fence,
+                                   struct tenure_bytes resource,
+                                   uint64_t *out_epoch,
+                                   struct tenure_error *err);
+
+/**
+ * Lets a write under `epoch` begin; it is under way until tenure_epoch_pass_free(). An epoch higher than all before is durable before
+ * this returns, lower ones are refused from then on, and its first pass is given when the passes of lower ones are freed: checking the
+ * epoch and writing are one step.
+ *
+ * Parameters: fence; resource - its name, at most 256 bytes of UTF-8, also none; epoch - 1 to 2^63 - 1; timeout_ms - how long to wait for writes of
+ * lower epochs; out_pass - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_FENCED when a higher epoch was admitted, which is err->token: do not write; #TENURE_TIMEOUT when writes of lower
+ * epochs are under way, which are the last ones; #TENURE_LIMIT for too many resources or handles; #TENURE_IO when the epoch cannot be made
+ * durable, and #TENURE_POISONED from then on; #TENURE_INVALID_ARGUMENT; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: free the pass. Threads: any; waits for the disk when the epoch is new. Since: 0.1.
+ */
+int32_t tenure_epoch_fence_enter(struct tenure_epoch_fence fence,
+                                 struct tenure_bytes resource,
+                                 uint64_t epoch,
+                                 uint64_t timeout_ms,
+                                 struct tenure_epoch_pass *out_pass,
+                                 struct tenure_error *err);
+
+/**
+ * The write that was let in is over, done or not.
+ *
+ * Parameters: pass - also 0, also one that was freed already.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_epoch_pass_free(struct tenure_epoch_pass pass);
+
+/**
+ * Frees the handle. The file is unlocked when the passes of this fence are freed as well.
+ *
+ * Parameters: fence - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_epoch_fence_free(struct tenure_epoch_fence fence);
 
 /**
  * Opens a gate. It is closed until the first lease is granted, by tenure_gate_hold() or tenure_gate_heartbeat().

@@ -458,5 +458,6 @@ class Session {
 #include "tenure_gate.hpp"
 #include "tenure_node.hpp"
 #include "tenure_lock.hpp"
+#include "tenure_fence.hpp"
 
 #endif  // TENURE_HPP

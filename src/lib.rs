@@ -7,6 +7,7 @@
 //! | [`base`] | ids, the error table, configuration, clocks, randomness, the codec |
 //! | [`gate`] | permits, epochs and the hot path: may this process acknowledge a write now? |
 //! | [`store`] | what survives the process: data directory, write-ahead log, snapshots |
+//! | [`fence`] | at the resource: the highest epoch, kept durably, refuses lower ones |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`net`] | processes talk: frames, identities, TLS, connections that come back |
 //! | [`consensus`] | one ledger replicated: the log of many nodes, members, leaders |
@@ -18,6 +19,7 @@
 pub mod base;
 pub mod consensus;
 pub mod engine;
+pub mod fence;
 #[cfg(feature = "capi")]
 pub mod ffi;
 pub mod gate;

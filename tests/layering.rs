@@ -11,11 +11,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("gate", &["base"]),
     ("ledger", &["base"]),
     ("store", &["base"]),
+    ("fence", &["base", "store"]),
     ("net", &["base"]),
     ("consensus", &["base", "ledger", "store", "net"]),
     ("engine", &["base", "ledger", "store", "net", "consensus"]),
     ("node", &["base", "gate", "engine", "ledger", "store", "net", "consensus"]),
-    ("ffi", &["base", "gate", "node"]),
+    ("ffi", &["base", "gate", "fence", "node"]),
 ];
 
 fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {

@@ -27,6 +27,7 @@ from tenure._types import (
     WriteClass,
 )
 from tenure.errors import *  # noqa: F403
+from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, read_epoch
 from tenure.gate import Gate
 from tenure.node import Node, Session
 
@@ -34,6 +35,9 @@ __version__ = version()
 
 __all__ = [  # noqa: PLE0604
     "Duration",
+    "EpochAdmission",
+    "EpochFence",
+    "EpochPass",
     "Event",
     "Gate",
     "GateMode",
@@ -51,5 +55,7 @@ __all__ = [  # noqa: PLE0604
     "Session",
     "Verdict",
     "WriteClass",
+    "admit_epoch",
+    "read_epoch",
     *errors.__all__,
 ]

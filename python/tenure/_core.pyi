@@ -7,15 +7,19 @@ from tenure._types import Duration, GateMode, InboxItem, Key, LockMode, LockOpti
 _HolderFields: TypeAlias = tuple[str, int, int, float, float, LockMode, int, int, bytes, int]
 
 __all__ = [
+    "EpochFence",
+    "EpochPass",
     "Gate",
     "Node",
     "Permit",
     "Session",
     "Verdict",
+    "admit_epoch",
     "inbox_close",
     "inbox_mark",
     "inbox_reset",
     "inbox_take",
+    "read_epoch",
     "set_log_level",
     "settings",
     "version",
@@ -28,6 +32,31 @@ def inbox_take(timeout: float) -> list[InboxItem] | None: ...
 def inbox_mark(tag: int) -> None: ...
 def inbox_close() -> None: ...
 def inbox_reset() -> None: ...
+def admit_epoch(stored: bytes, epoch: int) -> tuple[bytes, bool]: ...
+def read_epoch(stored: bytes) -> int: ...
+
+@final
+class EpochFence:
+    def __new__(cls, path: str) -> EpochFence: ...
+    @staticmethod
+    def create(path: str) -> None: ...
+    def highest(self, resource: str) -> int: ...
+    def enter(self, epoch: int, resource: str, timeout: Duration) -> EpochPass: ...
+    def close(self) -> None: ...
+
+@final
+class EpochPass:
+    """A write under way at a resource. A context manager: the end of the block ends it."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under which the write is done."""
+
+    def leave(self) -> None:
+        """The write is over, done or not."""
+
+    def __enter__(self) -> EpochPass: ...
+    def __exit__(self, _kind: object, _error: object, _trace: object) -> None: ...
 
 @final
 class Node:

@@ -35,6 +35,8 @@ pub enum Kind {
     Meta = 5,
     /// A message between members.
     Consensus = 6,
+    /// The highest epochs at a resource.
+    EpochFence = 7,
 
     // 32..=63 are the frames between processes; `crate::net` says what each holds.
     /// Who dials.

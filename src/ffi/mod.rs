@@ -14,6 +14,7 @@ mod asynchronous;
 mod config;
 mod error;
 mod event;
+mod fence;
 mod gate;
 mod gate_cold;
 mod guard;

@@ -66,6 +66,30 @@ pub struct tenure_gate {
     pub id: u64,
 }
 
+/// Epochs at a resource, in a file. 0 names none. Any thread may use it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tenure_epoch_fence {
+    /// Opaque.
+    pub id: u64,
+}
+
+/// A write that an epoch fence has let in. 0 names none. Any thread may free it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tenure_epoch_pass {
+    /// Opaque.
+    pub id: u64,
+}
+
+/// The highest epoch at a resource, with a checksum, to be stored as it is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tenure_epoch_record {
+    /// Opaque; the same on every machine.
+    pub bytes: [u8; 24],
+}
+
 /// How a lock is shared.
 #[repr(i32)]
 pub enum tenure_lock_mode {

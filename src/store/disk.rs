@@ -161,7 +161,15 @@ impl OsDisk {
         &self.dir
     }
 
-    fn open_with(&self, name: &str, flags: libc::c_int) -> io::Result<Arc<dyn DiskFile>> {
+    /// Opens a file that is only there to be locked, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// As the system's.
+    pub fn lock_file(&self, name: &str) -> io::Result<File> {
+        self.file(name, libc::O_CREAT)
+    }
+
+    fn file(&self, name: &str, flags: libc::c_int) -> io::Result<File> {
         if name.contains('/') {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the name of a file holds a slash"));
         }
@@ -172,7 +180,7 @@ impl OsDisk {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(Arc::new(OsFile(file)))
+        Ok(file)
     }
 }
 
@@ -209,11 +217,11 @@ fn done(code: libc::c_int) -> io::Result<()> {
 
 impl Disk for OsDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.open_with(name, 0)
+        Ok(Arc::new(OsFile(self.file(name, 0)?)))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.open_with(name, libc::O_CREAT | libc::O_EXCL)
+        Ok(Arc::new(OsFile(self.file(name, libc::O_CREAT | libc::O_EXCL)?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

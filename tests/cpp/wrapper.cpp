@@ -258,7 +258,27 @@ static void log() {
   CHECK(lines == before);
 }
 
-int main() {
+static void fences(const std::string& folder) {
+  const std::string path = folder + "/epochs";
+  CHECK(tenure::EpochFence::open(path).error().code() == TENURE_DATA_LOST);
+  must(tenure::EpochFence::create(path));
+  auto fence = must(tenure::EpochFence::open(path));
+  {
+    const auto pass = must(fence.enter("wal", 5, 1s));
+    CHECK(fence.enter("wal", 6, 1ms).error().code() == TENURE_TIMEOUT);
+  }
+  const auto refused = fence.enter("wal", 5, 1s);
+  CHECK(!refused && refused.error().code() == TENURE_FENCED && refused.error().token() == 6);
+  CHECK(must(fence.highest("wal")) == 6 && must(fence.highest("other")) == 0);
+  const auto first = must(tenure::admit_epoch({}, 3));
+  CHECK(first.raised && must(tenure::read_epoch(first.bytes())) == 3);
+  CHECK(!must(tenure::admit_epoch(first.bytes(), 3)).raised);
+  CHECK(tenure::admit_epoch(first.bytes(), 2).error().token() == 3);
+}
+
+int main(int argc, char** argv) {
+  CHECK(argc == 2);
+  fences(argv[1]);
   durations();
   settings();
   locks();

@@ -38,6 +38,11 @@ def test_program_on_disk(c_program, tmp_path, name):
     run([c_program(name), tmp_path])
 
 
+@pytest.mark.parametrize("name", ["fence", "arguments_fence", "panics_fence"])
+def test_program_with_a_folder(c_program, tmp_path, name):
+    run([c_program(name), tmp_path])
+
+
 @pytest.mark.parametrize("mode", ["threads", "fork", "exit"])
 def test_process(c_program, mode):
     run([c_program("process"), mode])
@@ -78,7 +83,7 @@ def test_the_c_headers_compile_clean(prefix, tmp_path, standard, compiler):
 
 @pytest.mark.parametrize("flags", [["-std=c++17"], ["-std=c++20"], ["-std=c++17", *CXX_WITHOUT]], ids=" ".join)
 def test_the_wrapper(prefix, tmp_path, flags):
-    run([compile_program(prefix, ["tests/cpp/wrapper.cpp"], tmp_path / "wrapper", *flags, compiler="c++")])
+    run([compile_program(prefix, ["tests/cpp/wrapper.cpp"], tmp_path / "wrapper", *flags, compiler="c++"), tmp_path])
 
 
 def test_the_pluggable_lock(prefix, tmp_path):
@@ -112,7 +117,7 @@ def test_the_headers_declare_what_is_exported():
 @pytest.mark.parametrize("program", ["arguments", "panics"])
 def test_no_function_is_left_out(program):
     """Every function gets bad arguments, and every function panics once."""
-    text = (ROOT / f"tests/c/{program}.c").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "tests/c").glob(f"{program}*.c"))
     # The functions behind tenure_gate.h have a guard of their own, and no panic to inject.
     names = (ROOT / "tests/abi/symbols.txt").read_text().replace("tenure_config_new_abi", "tenure_config_new").split()
     if program == "panics":

@@ -4,6 +4,7 @@
 
 mod args;
 mod errors;
+mod fence;
 mod gate;
 mod inbox;
 mod kept;
@@ -29,6 +30,8 @@ fn json(py: Python<'_>, value: &impl Serialize) -> PyResult<String> {
 /// The core with its Python-facing types.
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::fence::{EpochFence, EpochPass, admit_epoch, read_epoch};
     #[pymodule_export]
     use super::gate::{Gate, Permit, Verdict};
     #[pymodule_export]
