@@ -110,7 +110,7 @@ pub(super) const STATE: u8 = 3;
 pub(super) fn record(entry: &Entry) -> Result<Bytes> {
     let (kind, body) = match &entry.payload {
         EntryPayload::Blank => (BLANK, Bytes::new()),
-        EntryPayload::Normal(command) => (COMMAND, command.0.clone()),
+        EntryPayload::Normal(command) => (COMMAND, command.bytes.clone()),
         EntryPayload::Membership(m) => (MEMBERSHIP, codec::encode(Kind::Meta, &Members::from(m))?.into()),
     };
     let at = Place::from(entry.log_id);
@@ -137,7 +137,7 @@ pub(super) fn entry(record: &Bytes) -> Result<Entry> {
     let at = place(record)?;
     let body = record.slice(RECORD_HEAD..);
     let payload = match record[0] {
-        COMMAND => EntryPayload::Normal(Command(body)),
+        COMMAND => EntryPayload::Normal(Command::new(body)),
         MEMBERSHIP => EntryPayload::Membership(codec::decode::<Members>(Kind::Meta, &body, MEMBERSHIP_CAP)?.try_into()?),
         _ => EntryPayload::Blank,
     };
@@ -154,7 +154,7 @@ mod tests {
         let member = Member { name: "a".into(), address: "127.0.0.1:1".into(), disk: 7 };
         let members = Membership::new(vec![BTreeSet::from([5, 6])], BTreeMap::from([(5, member.clone()), (6, member)])).unwrap();
         let at = LogId::from(Place { term: 3, leader: 9, index: 12 });
-        for payload in [EntryPayload::Blank, EntryPayload::Normal(Command(Bytes::from_static(b"x"))), EntryPayload::Membership(members)] {
+        for payload in [EntryPayload::Blank, EntryPayload::Normal(Command::new(Bytes::from_static(b"x"))), EntryPayload::Membership(members)] {
             let before = Entry { log_id: at, payload };
             let bytes = record(&before).unwrap();
             assert_eq!(place(&bytes).unwrap(), Place { term: 3, leader: 9, index: 12 });

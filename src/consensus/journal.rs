@@ -209,7 +209,7 @@ mod tests {
 
     fn entry(index: u64) -> (Place, Bytes) {
         let place = Place { term: 1, leader: 2, index };
-        let payload = EntryPayload::Normal(Command(Bytes::from(index.to_le_bytes().to_vec())));
+        let payload = EntryPayload::Normal(Command::new(Bytes::from(index.to_le_bytes().to_vec())));
         (place, form::record(&Entry { log_id: place.into(), payload }).unwrap())
     }
 

@@ -8,18 +8,19 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicUsize, Ordering::{Acquire, Relaxed, Release}};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::form::{self, Ballot, Place};
 use super::journal::{Found, Index};
-use super::types::{Config, Entry, LogId, Vote};
+use super::types::{Command, Config, Entry, LogId, Vote};
 use crate::base::{Error, Result, Status, process};
 use crate::store::LogStore;
 
@@ -31,6 +32,8 @@ const REPLAY_BUDGET: usize = 8 << 20;
 const MARK_EVERY: u64 = 64;
 /// Most records that are written together.
 const GROUP: usize = 4096;
+/// Most bytes that a lone member's consensus thread writes itself.
+const SMALL: usize = 768;
 
 type Tell = Box<dyn FnOnce(&Result<()>) + Send>;
 type TellRecords = Box<dyn FnOnce(Result<Vec<Bytes>>) + Send>;
@@ -54,9 +57,20 @@ enum Job {
 /// Where jobs go.
 #[derive(Debug)]
 enum Writer {
-    Thread(Sender<Job>),
+    Thread(Thread),
     /// The caller does it: for simulations, which have one thread, and for clusters of one.
     Inline(Box<Writing>),
+}
+
+/// The thread that writes, and what it shares with who sometimes writes in its place.
+#[derive(Debug)]
+struct Thread {
+    jobs: Sender<Job>,
+    writing: Arc<Mutex<Writing>>,
+    /// Jobs that it has not finished.
+    pending: Arc<AtomicUsize>,
+    /// No other member waits for this one, so that the caller may write itself.
+    alone: bool,
 }
 
 impl Debug for Job {
@@ -65,17 +79,27 @@ impl Debug for Job {
     }
 }
 
-#[derive(Debug)]
 struct Inner {
     index: Index,
     writer: Writer,
     /// Entries since what is committed was last written down.
     unmarked: u64,
+    /// Told which batches of this node's have their place in the log.
+    order: Option<OnOrder>,
 }
 
+/// See [`Log::on_order`].
+pub(super) type OnOrder = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// The log of this node. Clones are the same log.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Log(Arc<Mutex<Inner>>);
+
+impl Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("last", &self.lock().index.last()).finish_non_exhaustive()
+    }
+}
 
 fn to_io(e: &Error) -> io::Error {
     match e.os_errno() {
@@ -90,11 +114,29 @@ impl Log {
         let index = Index::load(store.as_ref())?;
         let writing = Writing { store, dead: None };
         if inline {
-            return Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Inline(Box::new(writing)), unmarked: 0 }))), None));
+            return Ok((Log::of(index, Writer::Inline(Box::new(writing))), None));
         }
         let (jobs, queue) = channel();
-        let thread = process::spawn("tenure-log", move || run(writing, &queue))?;
-        Ok((Log(Arc::new(Mutex::new(Inner { index, writer: Writer::Thread(jobs), unmarked: 0 }))), Some(thread)))
+        let (writing, pending) = (Arc::new(Mutex::new(writing)), Arc::new(AtomicUsize::new(0)));
+        let shared = (writing.clone(), pending.clone());
+        let thread = process::spawn("tenure-log", move || run(&shared.0, &shared.1, &queue))?;
+        Ok((Log::of(index, Writer::Thread(Thread { jobs, writing, pending, alone: false })), Some(thread)))
+    }
+
+    fn of(index: Index, writer: Writer) -> Log {
+        Log(Arc::new(Mutex::new(Inner { index, writer, unmarked: 0, order: None })))
+    }
+
+    /// Has `tell` called with each [`super::types::Command::batch`] that has its place in the log, on the consensus thread.
+    pub fn on_order(&self, tell: OnOrder) {
+        self.lock().order = Some(tell);
+    }
+
+    /// Says whether this node is the only member: then who appends a little writes it too, which saves two changes of thread.
+    pub fn set_alone(&self, alone: bool) {
+        if let Writer::Thread(thread) = &mut self.lock().writer {
+            thread.alone = alone;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -226,11 +268,14 @@ impl RaftLogStorage<Config> for Log {
         I::IntoIter: OptionalSend,
     {
         let mut inner = self.lock();
-        let mut records = Vec::new();
+        let (mut records, mut batches) = (Vec::new(), Vec::new());
         for entry in entries {
             let record = form::record(&entry).map_err(|e| to_io(&e))?;
             inner.index.push(entry.log_id.into(), record.clone()).map_err(|e| to_io(&e))?;
             records.push(record);
+            if let EntryPayload::Normal(Command { batch: batch @ 1.., .. }) = entry.payload {
+                batches.push(batch);
+            }
         }
         inner.unmarked += records.len() as u64;
         if inner.unmarked >= MARK_EVERY {
@@ -238,6 +283,12 @@ impl RaftLogStorage<Config> for Log {
             records.push(inner.index.state_record().map_err(|e| to_io(&e))?.0);
         }
         let tell: Tell = Box::new(move |done| callback.io_completed(done.clone().map_err(|e| to_io(&e))));
+        if let Some(order) = inner.order.clone().filter(|_| !batches.is_empty()) {
+            drop(inner);
+            // Their place is theirs whatever becomes of the writing: what comes later comes after them.
+            batches.into_iter().for_each(|batch| order(batch));
+            inner = self.lock();
+        }
         inner.writer.give(Job::Write { records, give_up: None, tell });
         Ok(())
     }
@@ -268,12 +319,50 @@ impl Writer {
         match self {
             Writer::Inline(writing) => writing.work(vec![job]),
             // Without a receiver the job is dropped, and with it the other end of every answer.
-            Writer::Thread(jobs) => drop(jobs.send(job)),
+            Writer::Thread(thread) => thread.give(job),
         }
     }
 }
 
-fn run(mut writing: Writing, queue: &Receiver<Job>) {
+impl Thread {
+    fn give(&self, job: Job) {
+        // Jobs are given under one lock: with none pending there is none before this one.
+        if self.alone && job.is_small() && self.pending.load(Acquire) == 0 {
+            let mut writing = lock(&self.writing);
+            writing.work(vec![job]);
+            prepare(&mut writing);
+        } else {
+            self.pending.fetch_add(1, Relaxed);
+            drop(self.jobs.send(job));
+        }
+    }
+}
+
+impl Job {
+    /// Whether there is little that others would gather behind.
+    fn is_small(&self) -> bool {
+        matches!(self, Job::Write { records, give_up: None, .. } if records.iter().map(Bytes::len).sum::<usize>() <= SMALL)
+    }
+}
+
+fn lock(writing: &Mutex<Writing>) -> MutexGuard<'_, Writing> {
+    writing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the next segment made while this one is being filled.
+fn prepare(writing: &mut Writing) {
+    if let Some(upkeep) = writing.store.upkeep() {
+        // Without a thread the log prepares the space itself when it comes to need it.
+        let prepared = process::spawn("tenure-log-prep", move || {
+            if let Err(error) = upkeep.run() {
+                tracing::warn!(%error, "no space was prepared for the log");
+            }
+        });
+        drop(prepared);
+    }
+}
+
+fn run(writing: &Mutex<Writing>, pending: &AtomicUsize, queue: &Receiver<Job>) {
     let mut closed = false;
     while !closed {
         let Ok(first) = queue.recv() else { return };
@@ -284,16 +373,12 @@ fn run(mut writing: Writing, queue: &Receiver<Job>) {
             jobs.push(job);
         }
         closed = jobs.iter().any(|j| matches!(j, Job::Close { .. }));
+        let done = jobs.len();
+        let mut writing = lock(writing);
         writing.work(jobs);
-        if let Some(upkeep) = writing.store.upkeep() {
-            // Without a thread the log prepares the space itself when it comes to need it.
-            let prepared = process::spawn("tenure-log-prep", move || {
-                if let Err(error) = upkeep.run() {
-                    tracing::warn!(%error, "no space was prepared for the log");
-                }
-            });
-            drop(prepared);
-        }
+        prepare(&mut writing);
+        drop(writing);
+        pending.fetch_sub(done, Release);
     }
 }
 

@@ -85,9 +85,9 @@ impl Machine {
             match entry.payload {
                 EntryPayload::Blank => live.state.applied = Some(at),
                 EntryPayload::Normal(command) => {
-                    self.shared.since_snapshot.fetch_add(command.0.len() as u64, Relaxed);
+                    self.shared.since_snapshot.fetch_add(command.bytes.len() as u64, Relaxed);
                     let state = &mut live.state;
-                    catch_unwind(AssertUnwindSafe(|| state.apply(at, &command.0, &mut outcomes, &mut self.events)))
+                    catch_unwind(AssertUnwindSafe(|| state.apply(at, &command.bytes, &mut outcomes, &mut self.events)))
                         .unwrap_or_else(|_| Err(Error::new(Status::Panic, format!("applying entry {} panicked", at.index))))?;
                 }
                 EntryPayload::Membership(m) => {

@@ -38,7 +38,7 @@ pub(super) fn note_sighting(core: &Arc<Core>, sender: &Sender) {
 }
 
 async fn write_note(core: &Arc<Core>, note: &Note) -> Result<()> {
-    let command = Command(change::note(note)?);
+    let command = Command::new(change::note(note)?);
     let (tell, told) = tokio::sync::oneshot::channel();
     let reply = Reply::new(move |result: ClientWriteResult<Config>| drop(tell.send(result.map(drop))));
     core.raft()?.client_write_ff(command, Some(reply)).await.map_err(fatal)?;

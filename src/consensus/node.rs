@@ -120,6 +120,12 @@ impl Running {
         let config = config(&core.options)?;
         let raft = Raft::new(core.number, config, Links(core.clone()), log, Machine::new(shared)).await;
         let raft = raft.map_err(serve::fatal)?;
+        let weak = Arc::downgrade(&core);
+        core.shared.log.on_order(Arc::new(move |batch| {
+            if let Some(core) = weak.upgrade() {
+                core.queue.ordered(batch);
+            }
+        }));
         drop(core.raft.set(raft));
         parts.server.bind(&core);
         drop(tokio::spawn(watch(core.clone())));
@@ -179,7 +185,12 @@ async fn watch(core: Arc<Core>) {
     let mut metrics = raft.metrics();
     let mut ended = core.ended();
     loop {
-        let failed = metrics.borrow_watched().running_state.clone().err();
+        let (failed, alone) = {
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership();
+            (metrics.running_state.clone().err(), members.nodes().count() == 1)
+        };
+        core.shared.log.set_alone(alone);
         if let Some(error) = failed {
             core.end(&serve::fatal(error));
         }
@@ -244,7 +255,14 @@ impl Consensus {
     /// Hands an operation in. `done` is called once, at the latest when the node's timeout is over. A wait for a lock is not
     /// waited for: its end is an event.
     pub fn submit(&self, request: Request, done: Done) {
-        self.core.queue.submit(request, self.core.options.timeout, done);
+        self.core.queue.submit(request, self.core.options.timeout, false, done);
+    }
+
+    /// As [`Consensus::submit`]; a release that will free its lock is answered as soon as the leader has given it its place in the
+    /// log, after everything that was answered before and ahead of everything that is submitted later. It is lost if that leader
+    /// fails before a majority has it: the caller must look whether the lock has been freed, and if not release it again.
+    pub fn submit_early(&self, request: Request, done: Done) {
+        self.core.queue.submit(request, self.core.options.timeout, true, done);
     }
 
     /// Calls `body` on the consensus thread after this time, unless the member ends before.

@@ -64,9 +64,9 @@ pub(super) async fn run(core: Arc<Core>) {
                 if core.queue.under_way() < FORWARD_DEPTH
                     && let Some(batch) = core.queue.take()
                 {
-                    let requests = batch.requests.clone();
+                    let (requests, early) = (batch.requests.clone(), batch.early());
                     let number = core.queue.set_off(batch);
-                    drop(tokio::spawn(forward(core.clone(), leader, number, requests)));
+                    drop(tokio::spawn(forward(core.clone(), leader, number, requests, early)));
                     continue;
                 }
             }
@@ -97,14 +97,22 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
     let entry = Entry { stamp, ops: std::mem::take(&mut batch.requests) };
     let encoded = change::operations(&entry);
     batch.requests = entry.ops;
-    let command = match encoded {
-        Ok(bytes) => Command(bytes),
+    let bytes = match encoded {
+        Ok(bytes) => bytes,
         Err(error) => {
             batch.fail(&error);
             return stamp.ticks_ms;
         }
     };
+    {
+        let live = core.shared.live();
+        batch.settle_early(|request| match &request.op {
+            Op::Release { key, token } => live.state.ledger.frees(key, request.session, *token),
+            _ => false,
+        });
+    }
     let number = core.queue.set_off(batch);
+    let command = Command { bytes, batch: number };
     let told = core.clone();
     let reply = Reply::new(move |result: ClientWriteResult<Config>| {
         let Some(batch) = told.queue.arrive(number) else { return };
@@ -126,8 +134,12 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
     stamp.ticks_ms
 }
 
-async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>) {
-    let answer = send(&core, leader, requests).await;
+async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>, early: Vec<bool>) {
+    let answer = tokio::select! {
+        answer = send(&core, leader, requests, early) => answer,
+        // One that is stopped or cut off does not say that it leads no more.
+        () = succeeded(&core, leader) => Err(unavailable("another leader has been elected")),
+    };
     let Some(batch) = core.queue.arrive(number) else { return };
     match answer {
         Ok(Answer::Operations(told)) => batch.answer(told.into_iter().map(|t| match t {
@@ -144,8 +156,24 @@ async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Reques
     core.queue.stirred.notify_one();
 }
 
-async fn send(core: &Arc<Core>, leader: u64, ops: Vec<Request>) -> Result<Answer> {
+/// Waits until this node knows of another leader than that one.
+async fn succeeded(core: &Core, leader: u64) {
+    let Ok(raft) = core.raft() else { return };
+    let mut roles = raft.server_metrics();
+    loop {
+        match core.role() {
+            Role::Leader { .. } => return,
+            Role::Follower { leader: now } if now != leader => return,
+            _ => {}
+        }
+        if roles.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send(core: &Arc<Core>, leader: u64, ops: Vec<Request>, early: Vec<bool>) -> Result<Answer> {
     let Some(member) = core.member(leader) else { return Ok(Answer::NotLeader(None)) };
     let timeout = core.options.timeout;
-    core.ask(&member, Lane::Client, &Ask::Operations { ops, timeout_ms: timeout.as_millis() as u64 }, &[], timeout).await
+    core.ask(&member, Lane::Client, &Ask::Operations { ops, early, timeout_ms: timeout.as_millis() as u64 }, &[], timeout).await
 }

@@ -27,7 +27,15 @@ const PAUSE: Duration = Duration::from_millis(3);
 pub(super) struct Pending {
     pub request: Request,
     pub bytes: usize,
+    pub waiting: Waiting,
+}
+
+/// Who waits for an operation's answer.
+pub(super) struct Waiting {
     pub deadline: Instant,
+    /// A release may be answered as soon as the leader has given it its place in the log, before that is on any disk. Who asks for
+    /// it sees to it that a release which is lost then is made again.
+    pub early: bool,
     pub done: Done,
 }
 
@@ -53,7 +61,7 @@ fn weight(request: &Request) -> usize {
 pub(super) struct Batch {
     pub requests: Vec<Request>,
     /// Who waits for each. Gone when answered already.
-    waiting: Vec<Option<(Instant, Done)>>,
+    waiting: Vec<Option<Waiting>>,
 }
 
 impl Batch {
@@ -67,30 +75,44 @@ impl Batch {
         let mut results = results.into_iter();
         for waiting in self.waiting {
             let result = results.next();
-            if let Some((_, done)) = waiting {
+            if let Some(Waiting { done, .. }) = waiting {
                 done(result.unwrap_or_else(|| Err(Error::new(Status::Internal, "an operation was applied without an answer"))));
             }
         }
     }
 
     pub fn fail(self, error: &Error) {
-        for (_, done) in self.waiting.into_iter().flatten() {
-            done(Err(error.clone()));
+        for waiting in self.waiting.into_iter().flatten() {
+            (waiting.done)(Err(error.clone()));
+        }
+    }
+
+    /// For each operation whether its release may be answered early.
+    pub fn early(&self) -> Vec<bool> {
+        self.waiting.iter().map(|w| w.as_ref().is_some_and(|w| w.early)).collect()
+    }
+
+    /// Has releases wait for their commit after all unless `keep` says that they will succeed.
+    pub fn settle_early(&mut self, keep: impl Fn(&Request) -> bool) {
+        for (request, waiting) in self.requests.iter().zip(&mut self.waiting) {
+            if let Some(waiting) = waiting {
+                waiting.early = waiting.early && keep(request);
+            }
         }
     }
 
     fn fail_late(&mut self, now: Instant, error: &Error) {
         for waiting in &mut self.waiting {
-            if waiting.as_ref().is_some_and(|(deadline, _)| *deadline <= now)
-                && let Some((_, done)) = waiting.take()
+            if waiting.as_ref().is_some_and(|w| w.deadline <= now)
+                && let Some(waiting) = waiting.take()
             {
-                done(Err(error.clone()));
+                (waiting.done)(Err(error.clone()));
             }
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.waiting.iter().flatten().map(|(deadline, _)| *deadline).min()
+        self.waiting.iter().flatten().map(|w| w.deadline).min()
     }
 
     #[cfg(test)]
@@ -143,8 +165,8 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an operation in, or says at once why not.
-    pub fn submit(&self, request: Request, timeout: Duration, done: Done) {
+    /// Takes an operation in, or says at once why not. `early`: see [`Waiting::early`].
+    pub fn submit(&self, request: Request, timeout: Duration, early: bool, done: Done) {
         let bytes = weight(&request);
         let mut inner = self.lock();
         let refused = if let Some(error) = &inner.ended {
@@ -156,7 +178,7 @@ impl Queue {
         } else {
             let first = inner.waiting.is_empty();
             inner.bytes += bytes;
-            inner.waiting.push_back(Pending { request, bytes, deadline: now() + timeout, done });
+            inner.waiting.push_back(Pending { request, bytes, waiting: Waiting { deadline: now() + timeout, early, done } });
             drop(inner);
             if first {
                 self.stirred.notify_one();
@@ -196,7 +218,7 @@ impl Queue {
                 inner.bytes -= next.bytes;
                 bytes += next.bytes;
                 batch.requests.push(next.request);
-                batch.waiting.push(Some((next.deadline, next.done)));
+                batch.waiting.push(Some(next.waiting));
             }
         }
         (!batch.requests.is_empty()).then_some(batch)
@@ -209,6 +231,17 @@ impl Queue {
         let number = inner.last;
         inner.under_way.insert(number, batch);
         number
+    }
+
+    /// A batch has its place in the leader's log: answers the releases that may be answered now.
+    pub fn ordered(&self, number: u64) {
+        let mut inner = self.lock();
+        let Some(batch) = inner.under_way.get_mut(&number) else { return };
+        let early: Vec<Waiting> = batch.waiting.iter_mut().filter_map(|w| w.take_if(|w| w.early)).collect();
+        drop(inner);
+        for waiting in early {
+            (waiting.done)(Ok(Outcome::Released { left: 0 }));
+        }
     }
 
     /// A batch that was under way; gone when the queue has ended meanwhile.
@@ -226,14 +259,14 @@ impl Queue {
         let ended = inner.ended.clone();
         let pairs: Vec<_> = batch.requests.into_iter().zip(batch.waiting).collect();
         for (request, waiting) in pairs.into_iter().rev() {
-            let Some((deadline, done)) = waiting else { continue };
+            let Some(waiting) = waiting else { continue };
             if ended.is_some() || (maybe_applied && !may_repeat(&request)) {
-                lost.push(done);
+                lost.push(waiting.done);
                 continue;
             }
             let bytes = weight(&request);
             inner.bytes += bytes;
-            inner.waiting.push_front(Pending { request, bytes, deadline, done });
+            inner.waiting.push_front(Pending { request, bytes, waiting });
         }
         drop(inner);
         let error = ended.unwrap_or_else(|| unavailable("the leader changed; whether the operation was applied is not known"));
@@ -249,19 +282,19 @@ impl Queue {
         let mut inner = self.lock();
         let mut nearest: Option<Instant> = None;
         let mut near = |at: Instant| nearest = Some(nearest.map_or(at, |n| n.min(at)));
-        if inner.waiting.iter().any(|p| p.deadline <= now) {
-            let (gone, kept) = std::mem::take(&mut inner.waiting).into_iter().partition::<Vec<_>, _>(|p| p.deadline <= now);
+        if inner.waiting.iter().any(|p| p.waiting.deadline <= now) {
+            let (gone, kept) = std::mem::take(&mut inner.waiting).into_iter().partition::<Vec<_>, _>(|p| p.waiting.deadline <= now);
             inner.waiting = kept.into();
             inner.bytes -= gone.iter().map(|p| p.bytes).sum::<usize>();
             late = gone;
         }
-        inner.waiting.iter().for_each(|p| near(p.deadline));
+        inner.waiting.iter().for_each(|p| near(p.waiting.deadline));
         let overdue: Vec<u64> = inner.under_way.iter().filter(|(_, b)| b.deadline().is_some_and(|d| d <= now)).map(|(n, _)| *n).collect();
         let mut partly: Vec<(u64, Batch)> = overdue.into_iter().filter_map(|n| inner.under_way.remove(&n).map(|b| (n, b))).collect();
         inner.under_way.values().filter_map(Batch::deadline).for_each(&mut near);
         drop(inner);
         let error = unavailable("no leader could be reached in time; the operation was not applied");
-        late.into_iter().for_each(|p| (p.done)(Err(error.clone())));
+        late.into_iter().for_each(|p| (p.waiting.done)(Err(error.clone())));
         let error = unavailable("no majority has answered in time; whether the operation was applied is not known");
         for (_, batch) in &mut partly {
             batch.fail_late(now, &error);
@@ -291,7 +324,7 @@ impl Queue {
             batch.fail(error);
         }
         for pending in waiting {
-            (pending.done)(Err(error.clone()));
+            (pending.waiting.done)(Err(error.clone()));
         }
         self.stirred.notify_one();
     }
@@ -313,7 +346,7 @@ mod tests {
 
     fn submit(queue: &Queue, request: Request, timeout_ms: u64) -> Receiver<Result<Outcome>> {
         let (tell, told) = channel();
-        queue.submit(request, Duration::from_millis(timeout_ms), Box::new(move |r| tell.send(r).unwrap()));
+        queue.submit(request, Duration::from_millis(timeout_ms), false, Box::new(move |r| tell.send(r).unwrap()));
         told
     }
 

@@ -105,7 +105,7 @@ async fn answer(core: &Arc<Core>, sender: &Sender, ask: Ask, records: Vec<Bytes>
             let done = raft.install_full_snapshot(ballot.into(), snapshot).await.map_err(fatal)?;
             Answer::Installed((&done.vote).into())
         }
-        Ask::Operations { ops, timeout_ms } => operations(core, ops, Duration::from_millis(timeout_ms)).await,
+        Ask::Operations { ops, early, timeout_ms } => operations(core, ops, &early, Duration::from_millis(timeout_ms)).await,
         Ask::ReadIndex => match read_index(core).await {
             Ok(index) => Answer::ReadFrom(index),
             Err(_) => Answer::NotLeader(None),
@@ -140,16 +140,18 @@ fn not_leader(core: &Core) -> Answer {
     Answer::NotLeader(leader.map(|m| m.address))
 }
 
-async fn operations(core: &Arc<Core>, ops: Vec<Request>, timeout: Duration) -> Answer {
+async fn operations(core: &Arc<Core>, ops: Vec<Request>, early: &[bool], timeout: Duration) -> Answer {
     // Never handed on from here: two nodes that each take the other for the leader would send it back and forth.
     if !matches!(core.role(), Role::Leader { .. }) {
         return not_leader(core);
     }
     let waiting: Vec<_> = ops
         .into_iter()
-        .map(|request| {
+        .enumerate()
+        .map(|(i, request)| {
             let (tell, told) = oneshot::channel();
-            core.queue.submit(request, timeout, Box::new(move |result| drop(tell.send(result))));
+            let early = early.get(i).copied().unwrap_or(false);
+            core.queue.submit(request, timeout, early, Box::new(move |result| drop(tell.send(result))));
             told
         })
         .collect();

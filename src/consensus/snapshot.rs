@@ -158,7 +158,7 @@ pub(super) fn rebuild(
             if let openraft::EntryPayload::Normal(command) = form::entry(record)?.payload {
                 outcomes.clear();
                 events.clear();
-                state.apply(at, &command.0, &mut outcomes, &mut events)?;
+                state.apply(at, &command.bytes, &mut outcomes, &mut events)?;
             }
             state.applied = Some(at);
             next += 1;

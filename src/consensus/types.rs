@@ -20,13 +20,24 @@ pub struct Member {
     pub disk: u128,
 }
 
-/// What an entry of ours holds: one encoded [`super::change::Change`].
+/// What an entry of ours holds.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Command(pub Bytes);
+pub(super) struct Command {
+    /// One encoded change, see [`super::change`].
+    pub bytes: Bytes,
+    /// On the node that proposes it: the number of the batch under way that it is made of, else 0. Neither stored nor sent.
+    pub batch: u64,
+}
+
+impl Command {
+    pub fn new(bytes: Bytes) -> Command {
+        Command { bytes, batch: 0 }
+    }
+}
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.bytes.len())
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) enum Ask {
     },
     Operations {
         ops: Vec<Request>,
+        /// For each operation whether it is a release that may be answered before it is durable.
+        early: Vec<bool>,
         timeout_ms: u64,
     },
     /// From which index on a read sees everything that was answered before it.

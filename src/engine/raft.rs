@@ -3,8 +3,9 @@
 //! Any member takes operations. A wait for a lock is kept here, on the member that was asked, and ends with the event that this
 //! member sees in its own copy of the ledger, or with the answer of the operation itself.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
@@ -18,6 +19,11 @@ use super::{Completion, EventSink, OpId};
 
 /// Most bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
 const SNAPSHOT_AFTER: u64 = 8 << 20;
+
+/// An answered release is looked after when it is this old: by then it is applied unless a leader has failed.
+const SETTLE: Duration = Duration::from_millis(400);
+/// Most releases that are looked at in one go.
+const SETTLE_AT_ONCE: usize = 4096;
 
 /// What a member is told when it is opened.
 pub struct RaftOptions {
@@ -55,6 +61,23 @@ pub struct RaftOptions {
 struct Front {
     delivery: Delivery,
     ended: Mutex<Option<Error>>,
+    /// Grants whose release was answered, perhaps before it was durable, and when to look whether they are gone.
+    released: Mutex<ToLookAt>,
+}
+
+#[derive(Default)]
+struct ToLookAt {
+    /// By time.
+    grants: VecDeque<Released>,
+    /// Whether somebody will look.
+    armed: bool,
+}
+
+struct Released {
+    look: Instant,
+    session: SessionId,
+    key: Key,
+    token: Token,
 }
 
 impl Front {
@@ -92,7 +115,7 @@ impl Observer for Front {
 
 /// One member of a cluster. Every method may be called from any thread but those on which completions and events are called.
 pub struct RaftEngine {
-    consensus: Consensus,
+    consensus: Arc<Consensus>,
     front: Arc<Front>,
     timeout: Duration,
     state: Arc<RedbState>,
@@ -114,6 +137,59 @@ fn waits(request: &Request) -> Option<(OpId, u64)> {
             Some((OpId { session: request.session, req: *req }, *wait))
         }
         _ => None,
+    }
+}
+
+/// Remembers a release, and has somebody look after it.
+fn settle_later(front: &Arc<Front>, consensus: &Weak<Consensus>, released: Released) {
+    let look = released.look;
+    let armed = {
+        let mut waiting = front.released.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.grants.push_back(released);
+        std::mem::replace(&mut waiting.armed, true)
+    };
+    if !armed {
+        look_at(front, consensus, look);
+    }
+}
+
+fn look_at(front: &Arc<Front>, consensus: &Weak<Consensus>, time: Instant) {
+    if let Some(running) = consensus.upgrade() {
+        let (front, consensus) = (front.clone(), consensus.clone());
+        running.after(time.saturating_duration_since(Instant::now()), move || settle(&front, &consensus));
+    }
+}
+
+/// Looks at the releases whose time has come, and makes those again that were lost.
+fn settle(front: &Arc<Front>, consensus: &Weak<Consensus>) {
+    let Some(running) = consensus.upgrade() else { return };
+    let due: Vec<Released> = {
+        let mut waiting = front.released.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let due = waiting.grants.iter().take(SETTLE_AT_ONCE).take_while(|r| r.look <= now).count();
+        waiting.grants.drain(..due).collect()
+    };
+    let held = running.read_local(|ledger| due.into_iter().filter(|r| ledger.frees(&r.key, r.session, r.token)).collect::<Vec<_>>());
+    for released in held {
+        let request =
+            Request { session: released.session, seq: 0, op: Op::Release { key: released.key.clone(), token: released.token } };
+        let (front, consensus) = (front.clone(), consensus.clone());
+        // Without a majority it is tried until there is one.
+        let again = Box::new(move |answer: Result<Outcome>| {
+            if answer.is_err_and(|e| e.status() == Status::Unavailable) {
+                settle_later(&front, &consensus, Released { look: Instant::now() + SETTLE, ..released });
+            }
+        });
+        running.submit(request, again);
+    }
+    let next = {
+        let mut waiting = front.released.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = waiting.grants.front().map(|r| r.look);
+        waiting.armed = next.is_some();
+        next
+    };
+    if let Some(look) = next {
+        look_at(front, consensus, look);
     }
 }
 
@@ -139,7 +215,7 @@ impl RaftEngine {
         }
         let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
         let kept = state.clone();
-        let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default() });
+        let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default(), released: Mutex::default() });
         let (cluster, links) = (options.cluster.clone(), Arc::new(OnceLock::new()));
         let opened = links.clone();
         let (boot, timeout, observer) = (rng.next_u128() | 1, options.timeout, front.clone());
@@ -169,7 +245,7 @@ impl RaftEngine {
             };
             Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))
         })?;
-        Ok(RaftEngine { consensus, front, timeout, state: kept, cluster, links, _dir: dir })
+        Ok(RaftEngine { consensus: Arc::new(consensus), front, timeout, state: kept, cluster, links, _dir: dir })
     }
 
     /// The member itself: where it stands, and who belongs to the cluster.
@@ -185,7 +261,11 @@ impl RaftEngine {
     /// Runs an operation without blocking; `done` is called once, when it is answered or when the wait for a lock ends.
     pub fn submit(&self, request: &Request, done: Completion) {
         let Some((op, wait_ms)) = waits(request) else {
-            return self.consensus.submit(request.clone(), done);
+            return match &request.op {
+                // A request with a number is repeated by somebody else, who may die without seeing to it.
+                Op::Release { key, token } if request.seq == 0 => self.release_early(request, key.clone(), *token, done),
+                _ => self.consensus.submit(request.clone(), done),
+            };
         };
         // Parked before anything can end the wait: the event may be here before the answer is.
         self.front.delivery.park(op, done);
@@ -207,6 +287,22 @@ impl RaftEngine {
             let limit = Duration::from_millis(wait_ms).saturating_add(self.timeout);
             self.consensus.after(limit, move || front.answer(op, Err(late)));
         }
+    }
+
+    /// Releases a lock of a session of this process. The answer may come before a majority has it on disk: should the leader fail
+    /// just then, this member notices that the lock is still held, and releases it again. Should this process end too, so does the
+    /// session.
+    fn release_early(&self, request: &Request, key: Key, token: Token, done: Completion) {
+        let (front, consensus, session) = (self.front.clone(), Arc::downgrade(&self.consensus), request.session);
+        self.consensus.submit_early(
+            request.clone(),
+            Box::new(move |answer| {
+                if matches!(answer, Ok(Outcome::Released { left: 0 })) {
+                    settle_later(&front, &consensus, Released { look: Instant::now() + SETTLE, session, key, token });
+                }
+                done(answer);
+            }),
+        );
     }
 
     /// Runs an operation and, if it has to wait for a lock, blocks until the wait ends.

@@ -1,6 +1,6 @@
 //! Reading: what is held by whom, without changing anything.
 
-use crate::base::{Key, Token};
+use crate::base::{Key, SessionId, Token};
 
 use super::command::LossReason;
 use super::hub::Cx;
@@ -10,6 +10,20 @@ use super::slab::{NONE, Probe};
 use super::view::{Holder, LockInfo, SessionInfo, Waiter};
 
 impl Shard {
+    /// Whether releasing this grant would free it; see [`super::Ledger::frees`].
+    pub(crate) fn frees(&self, cx: &Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token) -> bool {
+        let Some(entry) = self.find(probe) else { return false };
+        let mut at = self.entries[entry].holds;
+        while at != NONE {
+            let r = &self.records[at];
+            if r.id == token.0 {
+                return self.session_of(cx, at) == session && (r.kind() != 0 || r.amount() == 1);
+            }
+            at = r.next();
+        }
+        false
+    }
+
     /// What is around a key at this time; `None` when nothing is.
     pub(crate) fn lock_info(&self, cx: &mut Cx<'_>, probe: &Probe<'_>) -> Option<LockInfo> {
         let now = cx.now();

@@ -1,6 +1,6 @@
 //! The ledger as one value: entries in, answers and events out.
 
-use crate::base::Key;
+use crate::base::{Key, SessionId, Token};
 use crate::base::codec::{Decode, Encode};
 
 use super::clock::ReplicatedClock;
@@ -122,6 +122,13 @@ impl Ledger {
     pub fn lock(&self, key: &Key) -> Option<LockInfo> {
         let probe = self.hub.probe(key);
         self.shards[shard_of(probe.hash, self.shards.len())].lock_info(&mut self.cx(), &probe)
+    }
+
+    /// Whether a release of this grant, now, would free it: it is `session`'s, and taken once. Time is not looked at: a grant
+    /// that has run out and was not noticed yet is not in the way either.
+    pub fn frees(&self, key: &Key, session: SessionId, token: Token) -> bool {
+        let probe = self.hub.probe(key);
+        self.shards[shard_of(probe.hash, self.shards.len())].frees(&self.cx(), &probe, session, token)
     }
 
     /// The locks whose names begin with `prefix` and come after `after`, in order of bytes: from the first `limit` names in use.

@@ -50,7 +50,7 @@ impl Client {
             return None;
         };
         let (tell, told) = oneshot::channel();
-        core.queue.submit(Request { session: self.session, seq, op }, core.options.timeout, Box::new(move |r| drop(tell.send(r))));
+        core.queue.submit(Request { session: self.session, seq, op }, core.options.timeout, false, Box::new(move |r| drop(tell.send(r))));
         let answer = told.await.ok();
         if !matches!(answer, Some(Ok(_))) {
             // Refused at once, perhaps: virtual time must pass.

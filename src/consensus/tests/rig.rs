@@ -318,7 +318,7 @@ impl Rig {
     pub fn submit(&self, i: usize, session: SessionId, seq: u64, op: Op) -> oneshot::Receiver<Result<Outcome>> {
         let (tell, told) = oneshot::channel();
         let core = self.core(i);
-        core.queue.submit(Request { session, seq, op }, core.options.timeout, Box::new(move |r| drop(tell.send(r))));
+        core.queue.submit(Request { session, seq, op }, core.options.timeout, false, Box::new(move |r| drop(tell.send(r))));
         told
     }
 

@@ -136,12 +136,18 @@ pub(super) fn put_frame(out: &mut Vec<u8>, salt: u64, position: u64, frame: &Fra
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The frame at `position` of a segment's bytes, if a whole and valid one stands there.
-pub(super) fn get_frame(segment: &[u8], salt: u64, position: usize) -> Option<Frame<'_>> {
-    let header = segment.get(position..position.checked_add(FRAME_HEADER)?)?;
+/// Length of the body, as the header of a frame says.
+pub(super) fn body_length(header: &[u8]) -> usize {
+    u32_at(header, 0) as usize
+}
+
+/// The frame at `position` of a segment, if a whole and valid one stands there. `bytes` are those of the segment from `from` on.
+pub(super) fn get_frame(bytes: &[u8], from: usize, salt: u64, position: usize) -> Option<Frame<'_>> {
+    let at = position.checked_sub(from)?;
+    let header = bytes.get(at..at.checked_add(FRAME_HEADER)?)?;
     let kind = Kind::from_byte(header[8])?;
-    let start = position + FRAME_HEADER;
-    let body = segment.get(start..start.checked_add(u32_at(header, 0) as usize)?)?;
+    let start = at + FRAME_HEADER;
+    let body = bytes.get(start..start.checked_add(body_length(header))?)?;
     if frame_checksum(salt, position as u64, header, body) != u32_at(header, 4) {
         return None;
     }
@@ -170,14 +176,14 @@ mod tests {
     fn another_salt_another_place_or_a_flipped_bit_is_no_frame() {
         let mut out = vec![0; 16];
         put_frame(&mut out, 5, 16, &Frame { kind: Kind::Entry, group: 16, round: 1, index: 1, body: b"12345678" });
-        assert_eq!(get_frame(&out, 5, 16).unwrap().body, b"12345678");
-        assert!(get_frame(&out, 6, 16).is_none());
-        assert!(get_frame(&out[8..], 5, 8).is_none());
-        assert!(get_frame(&out[..out.len() - 1], 5, 16).is_none());
+        assert_eq!(get_frame(&out, 0, 5, 16).unwrap().body, b"12345678");
+        assert!(get_frame(&out, 0, 6, 16).is_none());
+        assert!(get_frame(&out[8..], 0, 5, 8).is_none());
+        assert!(get_frame(&out[..out.len() - 1], 0, 5, 16).is_none());
         for bit in 16 * 8..out.len() * 8 {
             let mut bad = out.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(get_frame(&bad, 5, 16).is_none(), "bit {bit}");
+            assert!(get_frame(&bad, 0, 5, 16).is_none(), "bit {bit}");
         }
     }
 

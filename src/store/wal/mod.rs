@@ -26,6 +26,9 @@ pub use self::segment::Upkeep;
 /// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, a purge, padding.
 const OVERHEAD: usize = SEGMENT_HEADER + 4 * frame::FRAME_HEADER + 16;
 
+/// About how many bytes of entries are read with one call.
+const READ_AT_ONCE: usize = 1 << 20;
+
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -143,6 +146,42 @@ impl Wal {
                 Err(self.die(Error::io(format_args!("writing {}", name.display()), &e)))
             }
         }
+    }
+
+    fn place(&self, index: u64) -> Result<Place> {
+        let at = index.checked_sub(self.first).and_then(|n| self.places.get(n as usize));
+        at.copied().ok_or_else(|| Error::new(Status::Internal, format!("entry {index} is not in the log")))
+    }
+
+    /// Reads the first entries of a range that stand in one segment, about [`READ_AT_ONCE`] bytes of them, into `bytes`. Answers
+    /// the segment, where in it the bytes begin, and which entries they hold.
+    fn run(&self, range: RangeInclusive<u64>, bytes: &mut Vec<u8>) -> Result<(&Segment, usize, RangeInclusive<u64>)> {
+        let start = self.place(*range.start())?;
+        let number = self.base + u64::from(start.segment);
+        let segment = self.segments.iter().find(|s| s.number == number);
+        let segment = segment.ok_or_else(|| Error::new(Status::Internal, "an entry without a segment"))?;
+        let mut last = *range.start();
+        while last < *range.end() {
+            let next = self.place(last + 1)?;
+            // A record of an entry that was cut off and written again may stand before the one that replaced it, never after.
+            if next.segment != start.segment || next.at < start.at || (next.at - start.at) as usize > READ_AT_ONCE {
+                break;
+            }
+            last += 1;
+        }
+        let name = || self.workshop.disk.path().join(segment.name());
+        let io = |e: &std::io::Error| Error::io(format_args!("reading {}", name().display()), e);
+        let (from, tail) = (u64::from(start.at), u64::from(self.place(last)?.at));
+        // How long the last one is stands in its header.
+        bytes.resize(frame::FRAME_HEADER, 0);
+        segment.file.read_at(tail, bytes).map_err(|e| io(&e))?;
+        let end = tail + frame_size(frame::body_length(bytes)) as u64;
+        if end > segment.size {
+            return Err(Error::new(Status::DataCorrupt, format!("{}: entry {last} is damaged", name().display())));
+        }
+        bytes.resize((end - from) as usize, 0);
+        segment.file.read_at(from, bytes).map_err(|e| io(&e))?;
+        Ok((segment, start.at as usize, *range.start()..=last))
     }
 
     /// Goes on in the next segment.
@@ -274,25 +313,13 @@ impl LogStore for Wal {
             let have = self.first..=self.last_index();
             return Err(Error::new(Status::Internal, format!("reading {range:?} of a log with {have:?}")));
         }
-        let mut loaded: Option<(&Segment, Vec<u8>)> = None;
-        for index in range {
-            let place = self.places.get((index - self.first) as usize).copied().ok_or_else(|| Error::from(Status::Internal))?;
-            let number = self.base + u64::from(place.segment);
-            if loaded.as_ref().is_none_or(|(s, _)| s.number != number) {
-                let segment = self
-                    .segments
-                    .iter()
-                    .find(|s| s.number == number)
-                    .ok_or_else(|| Error::new(Status::Internal, "an entry without a segment"))?;
-                let mut bytes = vec![0; segment.size as usize];
-                segment
-                    .file
-                    .read_at(0, &mut bytes)
-                    .map_err(|e| Error::io(format_args!("reading {}", self.workshop.disk.path().join(segment.name()).display()), &e))?;
-                loaded = Some((segment, bytes));
-            }
-            if let Some((segment, bytes)) = &loaded {
-                match get_frame(bytes, segment.salt, place.at as usize) {
+        let mut bytes = Vec::new();
+        let mut next = *range.start();
+        while next <= *range.end() {
+            let (segment, start, run) = self.run(next..=*range.end(), &mut bytes)?;
+            for index in run.clone() {
+                let at = self.place(index)?.at as usize;
+                match get_frame(&bytes, start, segment.salt, at) {
                     Some(frame) if frame.kind == Kind::Entry && frame.index == index => each(index, frame.body)?,
                     _ => {
                         let name = self.workshop.disk.path().join(segment.name());
@@ -300,6 +327,7 @@ impl LogStore for Wal {
                     }
                 }
             }
+            next = run.end() + 1;
         }
         Ok(())
     }

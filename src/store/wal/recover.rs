@@ -91,7 +91,7 @@ struct Scan {
 /// Reads the frames of `segment` into `replay`.
 fn scan(bytes: &[u8], segment: &mut Segment, offset: u32, replay: &mut Replay, before: u64) -> Result<Scan> {
     let mut found = Scan { position: SEGMENT_HEADER, round: before, continued: false, group: SEGMENT_HEADER };
-    while let Some(frame) = get_frame(bytes, segment.salt, found.position) {
+    while let Some(frame) = get_frame(bytes, 0, segment.salt, found.position) {
         let at = found.position;
         let begins = frame.round > found.round && frame.group as usize == at;
         let goes_on = frame.round == found.round && frame.group as usize == found.group && at != SEGMENT_HEADER;
@@ -119,7 +119,7 @@ fn scan(bytes: &[u8], segment: &mut Segment, offset: u32, replay: &mut Replay, b
     let end = found.position;
     let mut at = end + 8;
     while at < bytes.len() {
-        let Some(frame) = get_frame(bytes, segment.salt, at) else {
+        let Some(frame) = get_frame(bytes, 0, segment.salt, at) else {
             at += 8;
             continue;
         };
@@ -163,7 +163,7 @@ impl Wal {
                 end = scan(&bytes, &mut segment, (number - base) as u32, &mut replay, end.round).map_err(|e| in_file(at(number), &e))?;
                 segments.push_back(segment);
                 ends.push((end.group as u64, bytes[end.group..end.position].to_vec()));
-            } else if ready.is_none() && get_frame(&bytes, segment.salt, SEGMENT_HEADER).is_none() {
+            } else if ready.is_none() && get_frame(&bytes, 0, segment.salt, SEGMENT_HEADER).is_none() {
                 // The segment before has no last frame, so this one was only made ready.
                 ready = Some(segment);
             } else {
