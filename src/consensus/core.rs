@@ -198,6 +198,11 @@ impl Core {
         metrics.membership_config.get_node(&number).cloned()
     }
 
+    /// Whether this node knows who the members are.
+    pub fn knows_members(&self) -> bool {
+        self.raft().is_ok_and(|raft| raft.server_metrics().borrow_watched().membership_config.nodes().next().is_some())
+    }
+
     /// Asks a member, and checks who answers.
     pub async fn ask(self: &Arc<Core>, to: &Member, lane: Lane, ask: &Ask, records: &[Bytes], timeout: Duration) -> Result<Answer> {
         let (sender, answer) = self.ask_anybody(to, lane, ask, records, timeout).await?;

@@ -154,7 +154,9 @@ mod tests {
         let member = Member { name: "a".into(), address: "127.0.0.1:1".into(), disk: 7 };
         let members = Membership::new(vec![BTreeSet::from([5, 6])], BTreeMap::from([(5, member.clone()), (6, member)])).unwrap();
         let at = LogId::from(Place { term: 3, leader: 9, index: 12 });
-        for payload in [EntryPayload::Blank, EntryPayload::Normal(Command::new(Bytes::from_static(b"x"))), EntryPayload::Membership(members)] {
+        for payload in
+            [EntryPayload::Blank, EntryPayload::Normal(Command::new(Bytes::from_static(b"x"))), EntryPayload::Membership(members)]
+        {
             let before = Entry { log_id: at, payload };
             let bytes = record(&before).unwrap();
             assert_eq!(place(&bytes).unwrap(), Place { term: 3, leader: 9, index: 12 });

@@ -112,6 +112,10 @@ async fn answer(core: &Arc<Core>, sender: &Sender, ask: Ask, records: Vec<Bytes>
         },
         Ask::Probe => {
             let founded = raft.is_initialized().await.map_err(fatal)?;
+            if founded && !core.knows_members() {
+                // What is told of the members lags behind the log a little: the sender would be taken for a stranger.
+                return Err(super::queue::unavailable("the node is learning who the members are"));
+            }
             Answer::Probed { founded, member: core.member(wire::number_of(sender.sighting.disk)).is_some() }
         }
         Ask::Join => match core.role() {

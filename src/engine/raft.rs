@@ -171,8 +171,7 @@ fn settle(front: &Arc<Front>, consensus: &Weak<Consensus>) {
     };
     let held = running.read_local(|ledger| due.into_iter().filter(|r| ledger.frees(&r.key, r.session, r.token)).collect::<Vec<_>>());
     for released in held {
-        let request =
-            Request { session: released.session, seq: 0, op: Op::Release { key: released.key.clone(), token: released.token } };
+        let request = Request { session: released.session, seq: 0, op: Op::Release { key: released.key.clone(), token: released.token } };
         let (front, consensus) = (front.clone(), consensus.clone());
         // Without a majority it is tried until there is one.
         let again = Box::new(move |answer: Result<Outcome>| {

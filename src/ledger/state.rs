@@ -1,7 +1,7 @@
 //! The ledger as one value: entries in, answers and events out.
 
-use crate::base::{Key, SessionId, Token};
 use crate::base::codec::{Decode, Encode};
+use crate::base::{Key, SessionId, Token};
 
 use super::clock::ReplicatedClock;
 use super::command::{Entry, Event, Outcome};
