@@ -187,6 +187,10 @@ enum tenure_status
    */
   TENURE_UNKNOWN_OPTION = 108,
   /**
+   * What this node runs on does not offer the call or the option; a host's lock service, for example. The message names it.
+   */
+  TENURE_UNSUPPORTED = 109,
+  /**
    * The operating system refused an input/output operation. `os_errno` says why.
    */
   TENURE_IO = 200,
@@ -223,6 +227,10 @@ enum tenure_status
    * names somebody else, an incompatible version. The message names what was wrong.
    */
   TENURE_REFUSED = 208,
+  /**
+   * A lock service of the host's failed: it threw or panicked, answered what is no answer, or broke a promise. The message says which.
+   */
+  TENURE_SERVICE_FAILED = 209,
   /**
    * A panic was caught inside the library. The object is poisoned from then on.
    */

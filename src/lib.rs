@@ -11,6 +11,7 @@
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`net`] | processes talk: frames, identities, TLS, connections that come back |
 //! | [`consensus`] | one ledger replicated: the log of many nodes, members, leaders |
+//! | [`plug`] | a lock service that the host already runs, and what is asked of it |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 //! | [`node`] | what a host opens: sessions, grants, gates, events |
 //! | `ffi` | feature `capi`: the C interface, `include/tenure.h` |
@@ -26,4 +27,5 @@ pub mod gate;
 pub mod ledger;
 pub mod net;
 pub mod node;
+pub mod plug;
 pub mod store;

@@ -14,9 +14,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("fence", &["base", "store"]),
     ("net", &["base"]),
     ("consensus", &["base", "ledger", "store", "net"]),
-    ("engine", &["base", "ledger", "store", "net", "consensus"]),
-    ("node", &["base", "gate", "engine", "ledger", "store", "net", "consensus"]),
-    ("ffi", &["base", "gate", "fence", "node"]),
+    ("plug", &["base"]),
+    ("engine", &["base", "ledger", "store", "net", "consensus", "plug"]),
+    ("node", &["base", "gate", "engine", "ledger", "store", "net", "consensus", "plug"]),
+    ("ffi", &["base", "gate", "fence", "node", "plug"]),
 ];
 
 fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {

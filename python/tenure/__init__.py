@@ -30,10 +30,12 @@ from tenure.errors import *  # noqa: F403
 from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, read_epoch
 from tenure.gate import Gate
 from tenure.node import Node, Session
+from tenure.plug import Capabilities, LockHolder, LockService
 
 __version__ = version()
 
 __all__ = [  # noqa: PLE0604
+    "Capabilities",
     "Duration",
     "EpochAdmission",
     "EpochFence",
@@ -46,9 +48,11 @@ __all__ = [  # noqa: PLE0604
     "HeartbeatReply",
     "Holder",
     "Key",
+    "LockHolder",
     "LockInfo",
     "LockMode",
     "LockOptions",
+    "LockService",
     "Lost",
     "Node",
     "Permit",

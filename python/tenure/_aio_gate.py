@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Gate:
     """As :class:`tenure.Gate`: what never waits is plain, the rest awaitable. ``with gate.write():`` may hold awaits in its block."""
 
-    def __init__(self, gate: _SyncGate, durable: bool) -> None:
+    def __init__(self, gate: _SyncGate, waits: bool) -> None:
         self._sync = gate
-        self._durable = durable
+        self._waits = waits
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Gate:
 
     async def heartbeat(self, epoch: int, ttl: Duration, nonce: int | None = None) -> HeartbeatReply:
         """As :meth:`tenure.Gate.heartbeat`."""
-        if self._durable:
+        if self._waits:
             return await asyncio.to_thread(self._sync.heartbeat, epoch, ttl, nonce)
         return self._sync.heartbeat(epoch, ttl, nonce)
 

@@ -134,9 +134,19 @@ def _after_fork_in_child() -> None:
     _current = Inbox()
 
 
+_last: list[Callable[[], None]] = []
+
+
+def at_last(close: Callable[[], None]) -> None:
+    """Calls ``close`` at exit, after the nodes have been closed."""
+    _last.append(close)
+
+
 def _at_exit() -> None:
     # Looked up here and now: the inbox of a forked child is another one.
     _current.close()
+    for close in _last:
+        close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

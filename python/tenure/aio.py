@@ -96,11 +96,11 @@ class _Locks:
     """The verbs of a node and of a session."""
 
     _sync: _sync.Locks
-    _durable: bool
+    _waits: bool
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """In memory a call is over at once; one that writes to disk is made on a thread."""
-        if self._durable:
+        if self._waits:
             return await asyncio.to_thread(call, *args, **kwargs)
         return call(*args, **kwargs)
 
@@ -121,7 +121,7 @@ class _Locks:
 
     async def try_acquire(self, key: Key, ttl: Duration = DEFAULT_TTL, **options: Unpack[LockOptions]) -> Grant | None:
         """Takes the lock if it is free; ``None`` when it is not. As :meth:`tenure.Node.try_acquire`."""
-        if not self._durable:
+        if not self._waits:
             token = self._sync._core.try_acquire(key, ttl, options)
             return Grant(self._sync, key, token, ttl) if token else None
         try:
@@ -137,7 +137,7 @@ class _Locks:
         **options: Unpack[LockOptions],
     ) -> Grant:
         """Takes the lock, waiting for at most ``timeout``. As :meth:`tenure.Node.acquire`; cancelling it leaves nothing held."""
-        if not self._durable:
+        if not self._waits:
             token = self._sync._core.try_acquire(key, ttl, options)
             if token:
                 return Grant(self._sync, key, token, ttl)
@@ -237,7 +237,7 @@ class Grant(BaseGrant):
     async def release(self) -> None:
         """Gives the lock back. Raises ``NotHolderError`` when it was lost or released already."""
         core = self._owner._core
-        if self._owner._node.durable:
+        if self._owner._node._waits:
             request = _Request(core, [])
             request.submit(lambda: core.submit_release(request.tag, self._key, self._token))
             await request.future
@@ -249,7 +249,7 @@ class Grant(BaseGrant):
         """Extends the grant to ``ttl`` from now (default: that of the acquisition); returns the seconds left."""
         core = self._owner._core
         wanted = self._ttl if ttl is None else ttl
-        if self._owner._node.durable:
+        if self._owner._node._waits:
             return await asyncio.to_thread(core.renew, self._key, self._token, wanted)
         return core.renew(self._key, self._token, wanted)
 
@@ -346,7 +346,7 @@ class Session(_Locks):
 
     def __init__(self, session: _sync.Session) -> None:
         self._sync: _sync.Session = session
-        self._durable = session._node.durable
+        self._waits = session._node._waits
 
     @property
     def name(self) -> str:
@@ -372,7 +372,8 @@ class Session(_Locks):
 class Node(_Locks):
     """As :class:`tenure.Node`. An async context manager that closes.
 
-    ``async with Node(...)`` and ``await Node(...)`` open it; a durable node is opened on a thread, for it reads its directory.
+    ``async with Node(...)`` and ``await Node(...)`` open it; one that has a directory or a lock service
+    is opened on a thread, for that may take long.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -386,12 +387,12 @@ class Node(_Locks):
         return self._opened
 
     @property
-    def _durable(self) -> bool:  # type: ignore[override]
-        return self._sync.durable
+    def _waits(self) -> bool:  # type: ignore[override]
+        return self._sync._waits
 
     async def _open(self) -> Self:
         if self._opened is None:
-            if self._options.get("data_dir"):
+            if self._options.get("data_dir") or self._options.get("lock_service"):
                 self._opened = await asyncio.to_thread(lambda: _sync.Node(**self._options))
             else:
                 self._opened = _sync.Node(**self._options)
@@ -430,7 +431,7 @@ class Node(_Locks):
 
     async def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. As :meth:`tenure.Node.gate`."""
-        return Gate(await self._run(lambda: self._sync.gate(name, mode, **options)), self._durable)
+        return Gate(await self._run(lambda: self._sync.gate(name, mode, **options)), self._waits)
 
     async def status(self) -> dict[str, Any]:
         """As :meth:`tenure.Node.status`."""

@@ -244,6 +244,16 @@ class UnknownOptionError(Error, ValueError):
     fatal = False
 
 
+class UnsupportedError(Error):
+    """What this node runs on does not offer the call or the option; a host's lock service, for example. The message names it."""
+
+    code = 109
+    status = "UNSUPPORTED"
+    retriable = False
+    maybe_applied = False
+    fatal = False
+
+
 class IoError(Error, OSError):
     """The operating system refused an input/output operation. ``os_errno`` says why."""
 
@@ -336,6 +346,16 @@ class RefusedError(Error):
     fatal = True
 
 
+class LockServiceError(Error):
+    """A lock service of the host's failed: it threw or panicked, answered what is no answer, or broke a promise. The message says which."""
+
+    code = 209
+    status = "SERVICE_FAILED"
+    retriable = False
+    maybe_applied = True
+    fatal = False
+
+
 class PanicError(Error):
     """A panic was caught inside the library. The object is poisoned from then on."""
 
@@ -385,6 +405,7 @@ BY_CODE: dict[int, type[Error]] = {
     106: AbiMismatchError,
     107: BadHandleError,
     108: UnknownOptionError,
+    109: UnsupportedError,
     200: IoError,
     201: DataLostError,
     202: DataCorruptError,
@@ -394,6 +415,7 @@ BY_CODE: dict[int, type[Error]] = {
     206: LimitError,
     207: UnavailableError,
     208: RefusedError,
+    209: LockServiceError,
     900: PanicError,
     901: InternalError,
     902: PoisonedError,
@@ -421,6 +443,7 @@ __all__ = [
     "IoError",
     "LimitError",
     "LockDelayError",
+    "LockServiceError",
     "LockTimeout",
     "MisuseError",
     "NotHolderError",
@@ -430,6 +453,7 @@ __all__ = [
     "UnavailableError",
     "UncertainError",
     "UnknownOptionError",
+    "UnsupportedError",
     "WouldDeadlockError",
 ]
 

@@ -18,6 +18,7 @@ from tenure._settings import settings
 from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo, lock_info
 from tenure.errors import Error, ForkedError, MisuseError
 from tenure.gate import Gate
+from tenure.plug import LockService, Runner
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -196,6 +197,7 @@ class Node(Locks):
     A member: ``Node(node_id="a", data_dir=..., listen="10.0.0.1:7000", peers={"a": "10.0.0.1:7000", ...}, tls_ca=..., ...)``.
     It is open once it runs; it does not wait for the others (``wait_ready`` does). Without a majority calls raise
     ``UnavailableError`` within ``request_timeout``.
+    With ``lock_service`` (a :class:`tenure.LockService`) it works over a lock service that the host already runs, see ``docs/plug-ins.md``.
 
     Any thread may use it. After a fork the child's calls raise ``ForkedError``; it can open nodes of its own. A node that is
     open when the interpreter exits is closed, and its locks are free then.
@@ -204,13 +206,21 @@ class Node(Locks):
     ``DataCorruptError``, ``DataForeignError``, ``DataLockedError`` or ``DataVersionError`` naming the file; ``IoError``.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, lock_service: LockService | None = None, **options: Any) -> None:
         self._closed = True
         self._process = os.getpid()
         wanted = settings(options)
+        self._runner = None if lock_service is None else Runner(lock_service)
         _core.set_log_level(logging.getLogger("tenure").getEffectiveLevel())
         number = inbox().number()
-        self._open = _core.Node(wanted, number)
+        try:
+            self._open = _core.Node(wanted, number, None if self._runner is None else self._runner.plug)
+        except BaseException:
+            if self._runner is not None:
+                self._runner.close()
+            raise
+        # Whether a call may take long: then it must not be made on an event loop.
+        self._waits = self._open.durable or lock_service is not None
         self._core = self._open.session()
         self._node = self
         self._lock = threading.Lock()
@@ -296,6 +306,8 @@ class Node(Locks):
             return
         finally:
             self._closed = True
+        if self._runner is not None:
+            self._runner.close()
         inbox().flush(1.0)
         with self._lock:
             self._listeners.clear()

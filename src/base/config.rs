@@ -189,13 +189,25 @@ pub const SETTINGS: &[Setting] = &[
         name: "request_timeout_ms",
         form: Form::Number(100, 600_000),
         default: "3000",
-        text: "Within this a member answers an operation, with Unavailable when no majority could be asked. Waiting for a lock is not counted.",
+        text: "Within this a member answers an operation, with Unavailable when no majority could be asked. Waiting for a lock is not counted. Over a lock service of the host's: a call that takes longer is given up.",
     },
     Setting {
         name: "seeds",
         form: Form::Text("host:port,..."),
         default: "",
         text: "Members to ask to be let in; nodes that start at once with the same seeds, their own addresses among them, form one cluster.",
+    },
+    Setting {
+        name: "service_poll_ms",
+        form: Form::Number(1, 60_000),
+        default: "100",
+        text: "For a node over a lock service of the host's: how long a waiter leaves between two attempts, a quarter more or less, where the service cannot wait by itself.",
+    },
+    Setting {
+        name: "service_unfenced_gates",
+        form: BOOL,
+        default: "false",
+        text: "Named weaker mode: gates may hold office over a lock service that gives no fencing tokens. Their epochs are then this process's own count, and fence nobody.",
     },
     Setting {
         name: "session_ttl_ms",

@@ -50,6 +50,8 @@ pub enum Status {
     BadHandle = 107,
     /// No setting has this name. The message names it.
     UnknownOption = 108,
+    /// What this node runs on does not offer the call or the option; a host's lock service, for example. The message names it.
+    Unsupported = 109,
 
     /// The operating system refused an input/output operation. `os_errno` says why.
     Io = 200,
@@ -70,6 +72,8 @@ pub enum Status {
     /// Two processes will not talk: another cluster, an unknown or removed node, a changed disk, a twin, a certificate that
     /// names somebody else, an incompatible version. The message names what was wrong.
     Refused = 208,
+    /// A lock service of the host's failed: it threw or panicked, answered what is no answer, or broke a promise. The message says which.
+    ServiceFailed = 209,
 
     /// A panic was caught inside the library. The object is poisoned from then on.
     Panic = 900,
@@ -129,6 +133,7 @@ impl Status {
         Status::AbiMismatch,
         Status::BadHandle,
         Status::UnknownOption,
+        Status::Unsupported,
         Status::Io,
         Status::DataLost,
         Status::DataCorrupt,
@@ -138,6 +143,7 @@ impl Status {
         Status::Limit,
         Status::Unavailable,
         Status::Refused,
+        Status::ServiceFailed,
         Status::Panic,
         Status::Internal,
         Status::Poisoned,
@@ -167,6 +173,7 @@ impl Status {
             Status::AbiMismatch => spec!("ABI_MISMATCH", "AbiMismatchError", "", FATAL, "header and library are of different ABI versions"),
             Status::BadHandle => spec!("BAD_HANDLE", "BadHandleError", "", 0, "the handle names nothing"),
             Status::UnknownOption => spec!("UNKNOWN_OPTION", "UnknownOptionError", "ValueError", 0, "no setting has this name"),
+            Status::Unsupported => spec!("UNSUPPORTED", "UnsupportedError", "", 0, "what this node runs on does not offer it"),
             Status::Io => spec!("IO", "IoError", "OSError", MAYBE_APPLIED, "an input/output operation failed"),
             Status::DataLost => spec!("DATA_LOST", "DataLostError", "", FATAL, "the data directory lacks what it must hold"),
             Status::DataCorrupt => spec!("DATA_CORRUPT", "DataCorruptError", "", FATAL, "stored data is damaged"),
@@ -178,6 +185,7 @@ impl Status {
             Status::Limit => spec!("LIMIT", "LimitError", "", RETRIABLE, "a limit is reached"),
             Status::Unavailable => spec!("UNAVAILABLE", "UnavailableError", "", RETRIABLE | MAYBE_APPLIED, "no answer can be had now"),
             Status::Refused => spec!("REFUSED", "RefusedError", "", FATAL, "two processes will not talk to each other"),
+            Status::ServiceFailed => spec!("SERVICE_FAILED", "LockServiceError", "", MAYBE_APPLIED, "the host's lock service failed"),
             Status::Panic => spec!("PANIC", "PanicError", "", FATAL | MAYBE_APPLIED, "a panic was caught inside the library"),
             Status::Internal => spec!("INTERNAL", "InternalError", "", MAYBE_APPLIED, "the library contradicts itself"),
             Status::Poisoned => spec!("POISONED", "PoisonedError", "", FATAL | MAYBE_APPLIED, "an earlier failure has ended this object"),

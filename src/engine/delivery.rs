@@ -79,6 +79,11 @@ impl Delivery {
         outbox.items.extend(waiting.into_iter().map(|done| Item::Answer(done, answer.clone())));
     }
 
+    /// Puts an answer into the outbox, after what is in it.
+    pub(crate) fn hand(&self, done: Completion, answer: Result<Outcome>) {
+        lock(&self.outbox).items.push_back(Item::Answer(done, answer));
+    }
+
     /// Ends every wait with this error.
     pub(crate) fn fail(&self, error: &Error) {
         let waiting: Vec<Completion> = lock(&self.parked).drain().flat_map(|(_, waiting)| waiting).collect();

@@ -6,6 +6,7 @@ mod memory;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod memory_test;
+mod plugged;
 mod raft;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -13,11 +14,12 @@ mod raft_test;
 
 use std::time::Duration;
 
-use crate::base::{Error, Key, Result, SessionId, Token};
+use crate::base::{Error, Key, Moment, Result, SessionId, Token};
 use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
 
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
+pub use plugged::{PluggedEngine, PluggedOptions};
 pub use raft::{RaftEngine, RaftOptions};
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
@@ -40,6 +42,12 @@ pub trait EventSink: Send + Sync {
     /// A deadline nearer than all others has appeared: whoever sleeps until the next tick must look again.
     fn nearer_deadline(&self);
 
+    /// The service has acknowledged a renewal of one grant that was sent at `sent`, and gives it `ttl_ms` from then. Only engines with
+    /// [`Engine::counts_each_grant`] call it, in any order; it does not wait for the delivery of events.
+    fn renewed(&self, session: SessionId, token: Token, ttl_ms: u32, sent: Moment) {
+        let _ = (session, token, ttl_ms, sent);
+    }
+
     /// The engine has ended by a failure of its store, and told everybody who waited. Called once.
     fn ended(&self, cause: &Error) {
         let _ = cause;
@@ -57,6 +65,8 @@ pub enum Engine {
     Durable(DurableEngine),
     /// Replicated: this node is a member of a cluster.
     Raft(RaftEngine),
+    /// At a lock service of the host's.
+    Plugged(PluggedEngine),
 }
 
 /// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
@@ -71,6 +81,7 @@ impl Engine {
             Engine::Memory(engine) => engine.execute(request),
             Engine::Durable(engine) => engine.execute(request),
             Engine::Raft(engine) => engine.execute(request),
+            Engine::Plugged(engine) => engine.execute(request),
         }
     }
 
@@ -80,6 +91,7 @@ impl Engine {
             Engine::Memory(engine) => engine.submit(request, done),
             Engine::Durable(engine) => engine.submit(request, done),
             Engine::Raft(engine) => engine.submit(request, done),
+            Engine::Plugged(engine) => engine.submit(request, done),
         }
     }
 
@@ -93,6 +105,7 @@ impl Engine {
             Engine::Memory(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Durable(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Raft(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Plugged(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
 
@@ -106,6 +119,7 @@ impl Engine {
             Engine::Memory(engine) => engine.release(session, key, token),
             Engine::Durable(engine) => engine.release(session, key, token),
             Engine::Raft(engine) => engine.release(session, key, token),
+            Engine::Plugged(engine) => engine.release(session, key, token),
         }
     }
 
@@ -118,6 +132,7 @@ impl Engine {
             Engine::Memory(engine) => engine.tick(),
             Engine::Durable(engine) => engine.tick(),
             Engine::Raft(engine) => engine.tick(),
+            Engine::Plugged(engine) => engine.tick(),
         }
     }
 
@@ -128,6 +143,7 @@ impl Engine {
             Engine::Durable(engine) => engine.next_tick(),
             // The leader moves the clock, whoever that is.
             Engine::Raft(_) => None,
+            Engine::Plugged(engine) => engine.next_tick(),
         }
     }
 
@@ -137,6 +153,7 @@ impl Engine {
             Engine::Memory(engine) => engine.close(),
             Engine::Durable(engine) => engine.close(),
             Engine::Raft(engine) => engine.close(),
+            Engine::Plugged(engine) => engine.close(),
         }
     }
 
@@ -149,6 +166,7 @@ impl Engine {
             Engine::Memory(engine) => engine.lock(key),
             Engine::Durable(engine) => engine.lock(key),
             Engine::Raft(engine) => engine.lock(key),
+            Engine::Plugged(engine) => engine.lock(key),
         }
     }
 
@@ -161,6 +179,7 @@ impl Engine {
             Engine::Memory(engine) => engine.locks(prefix, after, limit),
             Engine::Durable(engine) => engine.locks(prefix, after, limit),
             Engine::Raft(engine) => engine.locks(prefix, after, limit),
+            Engine::Plugged(engine) => engine.locks(),
         }
     }
 
@@ -173,6 +192,7 @@ impl Engine {
             Engine::Memory(engine) => engine.sessions(),
             Engine::Durable(engine) => engine.sessions(),
             Engine::Raft(engine) => engine.sessions(),
+            Engine::Plugged(engine) => engine.sessions(),
         }
     }
 
@@ -185,6 +205,21 @@ impl Engine {
             Engine::Memory(engine) => engine.counts(),
             Engine::Durable(engine) => engine.counts(),
             Engine::Raft(engine) => engine.counts(),
+            Engine::Plugged(engine) => engine.counts(),
+        }
+    }
+
+    /// Whether each grant has a deadline of its own, counted from its own last renewal ([`EventSink::renewed`]) and not from its session's.
+    pub fn counts_each_grant(&self) -> bool {
+        matches!(self, Engine::Plugged(_))
+    }
+
+    /// When the call was sent by which a grant with a deadline of its own was acquired or last renewed. `None` where its session's renewals
+    /// count, and for a grant that is gone.
+    pub fn since(&self, session: SessionId, key: &Key, token: Token) -> Option<Moment> {
+        match self {
+            Engine::Plugged(engine) => engine.since(session, key, token),
+            _ => None,
         }
     }
 }

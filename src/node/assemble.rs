@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Env;
 use super::core::Sink;
 use super::member;
-use crate::base::{Config, Error, NodeId, Result, Status};
-use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, RaftEngine, Values};
+use crate::base::{Config, Error, NodeId, Result, Status, SystemRng};
+use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, PluggedEngine, PluggedOptions, RaftEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
+use crate::plug::LockService;
 use crate::store::{Owner, RedbState, StateStore};
 
 /// The ledger's parameters for these settings.
@@ -58,6 +60,29 @@ fn durable(path: &Path, config: &Config, named: Option<&NodeId>, env: &mut Env, 
     let engine = DurableEngine::open(path, &owner, options, env.clock.clone(), &mut *env.rng, sink)?;
     let id = NodeId::new(engine.identity().map_or("", |i| &i.node_id))?;
     Ok((Engine::Durable(engine), id))
+}
+
+/// The engine over a host's lock service, and the name under which the service knows this node.
+pub(super) fn plugged(
+    service: Arc<dyn LockService>,
+    config: &Config,
+    named: Option<NodeId>,
+    env: &Env,
+    sink: Arc<Sink>,
+) -> Result<(Engine, NodeId)> {
+    for name in ["data_dir", "listen"] {
+        if !config.get(name)?.is_empty() {
+            return Err(Error::invalid(name, "a node over a lock service keeps its locks there, not in a directory and not in a cluster"));
+        }
+    }
+    let millis = |name: &str| config.number(name).map(Duration::from_millis);
+    let options = PluggedOptions { params: params(config)?, limit: millis("request_timeout_ms")?, poll: millis("service_poll_ms")? };
+    let engine = PluggedEngine::open(service, options, env.clock.clone(), Box::new(SystemRng::new()?), sink)?;
+    let id = engine.node().clone();
+    match named {
+        Some(named) if named != id => Err(Error::invalid("node_id", format_args!("the lock service knows this node as {id}"))),
+        _ => Ok((Engine::Plugged(engine), id)),
+    }
 }
 
 /// Small values in a data directory.
@@ -116,7 +141,7 @@ impl<K: Kept> EpochStore for DurableEpochs<K> {
 /// Where the gates' epochs are remembered: as long as what the engine holds.
 pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
-        Engine::Memory(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Memory(_) | Engine::Plugged(_) => Arc::new(MemoryEpochs::default()),
         Engine::Durable(engine) => Arc::new(DurableEpochs(engine.values())),
         Engine::Raft(engine) => Arc::new(DurableEpochs(engine.state().clone())),
     }

@@ -188,8 +188,20 @@ impl Core {
 
     /// A renewal that was sent at `sent` has been acknowledged: the offices held under the session live on.
     pub(super) fn session_renewed(&self, state: &Arc<kept::State>, sent: Moment) {
+        if self.engine.counts_each_grant() {
+            return;
+        }
         for gate in self.gate_list() {
             gate.session_renewed(self, state.id(), sent);
+        }
+    }
+
+    /// The renewal of one grant that was sent at `sent` has been acknowledged.
+    fn grant_renewed(&self, session: SessionId, token: Token, ttl_ns: u64, sent: Moment) {
+        let Some(state) = self.session(session) else { return };
+        state.grants.grant_renewed(token, ttl_ns, sent);
+        for gate in self.gate_list() {
+            gate.office_renewed(self, token, ttl_ns, sent);
         }
     }
 
@@ -241,6 +253,12 @@ impl EventSink for Sink {
             }
             // Waits of this node end at their completions; nobody else waits on a single node.
             ledger::Event::Granted { .. } | ledger::Event::WaitEnded { .. } => {}
+        }
+    }
+
+    fn renewed(&self, session: SessionId, token: Token, ttl_ms: u32, sent: Moment) {
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            core.grant_renewed(session, token, u64::from(ttl_ms) * 1_000_000, sent);
         }
     }
 

@@ -11,6 +11,7 @@ use super::options::LockOptions;
 use super::session::Session;
 use super::wake::Deadline;
 use crate::base::{Config, Error, Key, Moment, NodeId, Result, SessionId, Status, Token};
+use crate::engine::Engine;
 use crate::gate::{
     CellRef, GateCore, GateEvent, GateStatus, Heartbeat, HeartbeatReply, Mode, Options, Permit, Reading, Reason, Setup, WriteClass,
 };
@@ -118,7 +119,11 @@ impl GateState {
             office.ttl_ns()
         };
         match result {
-            Ok(token) => self.extend(core, *token, ttl_ns, self.session.state.grants.last_renewed()),
+            Ok(token) => {
+                if let Some(since) = self.session.state.grants.since(*token) {
+                    self.extend(core, *token, ttl_ns, since);
+                }
+            }
             Err(error) => tracing::warn!(gate = self.name, %error, "the campaign for the office failed"),
         }
         true
@@ -138,6 +143,14 @@ impl GateState {
         }
         let held = locked(&self.office).as_ref().and_then(Office::held);
         if let Some((token, ttl_ns)) = held {
+            self.extend(core, token, ttl_ns, sent);
+        }
+    }
+
+    /// The office's own grant was renewed by a request sent at `sent`.
+    pub(super) fn office_renewed(&self, core: &Core, token: Token, ttl_ns: u64, sent: Moment) {
+        let held = locked(&self.office).as_ref().and_then(Office::held);
+        if held.is_some_and(|(mine, _)| mine == token) {
             self.extend(core, token, ttl_ns, sent);
         }
     }
@@ -326,9 +339,17 @@ impl Gate {
     /// as the session is renewed. Lost, it campaigns again. Returns at once; the gate's events tell the rest.
     ///
     /// # Errors
-    /// [`Status::Misuse`] when it does so already, [`Status::InvalidArgument`] for the key or the ttl (as that of a lock).
+    /// [`Status::Misuse`] when it does so already, [`Status::InvalidArgument`] for the key or the ttl (as that of a lock),
+    /// [`Status::Unsupported`] over a lock service without fencing tokens, unless `service_unfenced_gates` allows it.
     pub fn hold(&self, key: &[u8], ttl: Duration) -> Result<()> {
         self.core.check()?;
+        if let Engine::Plugged(engine) = &self.core.engine
+            && !engine.capabilities().fencing
+            && !self.core.config.flag("service_unfenced_gates")?
+        {
+            let why = "gate.hold: the lock service gives no fencing tokens to be the gate's epochs (service_unfenced_gates allows it)";
+            return Err(Error::new(Status::Unsupported, why));
+        }
         let office = Office::new(key, ttl)?;
         {
             let mut slot = locked(&self.state.office);

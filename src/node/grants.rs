@@ -17,6 +17,29 @@ struct Tracked {
     key: Key,
     ttl_ns: u64,
     warned: bool,
+    from: From,
+}
+
+/// What a grant's life counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// The last acknowledged renewal of its session, or, if that is later, the sending of the request for it.
+    Session {
+        /// When that was sent.
+        asked: Moment,
+    },
+    /// The last acknowledged renewal of its own, sent then.
+    Own(Moment),
+}
+
+impl From {
+    fn moment(self, renewed: Moment) -> Moment {
+        match self {
+            From::Own(sent) => sent,
+            From::Session { asked } if asked.boottime_ns > renewed.boottime_ns => asked,
+            From::Session { .. } => renewed,
+        }
+    }
 }
 
 /// What has to be told.
@@ -77,10 +100,10 @@ impl Grants {
         }
     }
 
-    /// A grant was given. It lives as long as its session is renewed.
-    pub(super) fn add(&self, key: Key, token: Token, ttl_ns: u64) {
+    /// A grant was given. `warn`: whether its holder is told when it is at risk.
+    pub(super) fn add(&self, key: Key, token: Token, ttl_ns: u64, from: From, warn: bool) {
         let mut part = self.part(token);
-        part.grants.insert(token, Tracked { key, ttl_ns, warned: false });
+        part.grants.insert(token, Tracked { key, ttl_ns, warned: !warn, from });
         if !self.any.load(SeqCst) {
             self.any.store(true, SeqCst);
         }
@@ -111,7 +134,7 @@ impl Grants {
         if sent.boottime_ns >= renewed.boottime_ns {
             *renewed = sent;
         }
-        for g in parts.iter_mut().flat_map(|p| p.grants.values_mut()) {
+        for g in parts.iter_mut().flat_map(|p| p.grants.values_mut()).filter(|g| matches!(g.from, From::Session { .. })) {
             g.warned = false;
         }
     }
@@ -123,9 +146,20 @@ impl Grants {
         part.grants.get(&token).map(|g| remaining(g, renewed, now))
     }
 
-    /// When the last acknowledged renewal was sent.
-    pub(super) fn last_renewed(&self) -> Moment {
-        *lock(&self.renewed)
+    /// The renewal sent at `sent` of a grant with a deadline of its own was acknowledged.
+    pub(super) fn grant_renewed(&self, token: Token, ttl_ns: u64, sent: Moment) {
+        if let Some(g) = self.part(token).grants.get_mut(&token)
+            && matches!(g.from, From::Own(last) if sent.boottime_ns >= last.boottime_ns)
+        {
+            (g.from, g.ttl_ns, g.warned) = (From::Own(sent), ttl_ns, false);
+        }
+    }
+
+    /// What a grant's life counts from at present; `None` when it is not tracked (any more).
+    pub(super) fn since(&self, token: Token) -> Option<Moment> {
+        let part = self.part(token);
+        let renewed = *lock(&self.renewed);
+        part.grants.get(&token).map(|g| g.from.moment(renewed))
     }
 
     /// The shortest ttl that the session's renewals must serve, ns; 0 for none.
@@ -175,7 +209,7 @@ impl Grants {
 }
 
 fn remaining(g: &Tracked, renewed: Moment, now: Moment) -> u64 {
-    holder_ttl(g.ttl_ns).saturating_sub(renewed.elapsed_ns(now))
+    holder_ttl(g.ttl_ns).saturating_sub(g.from.moment(renewed).elapsed_ns(now))
 }
 
 #[cfg(test)]
@@ -189,6 +223,9 @@ mod tests {
         Moment { boottime_ns: ns, raw_ns: ns }
     }
 
+    /// Asked for before every renewal.
+    const OLD: From = From::Session { asked: Moment { boottime_ns: 0, raw_ns: 0 } };
+
     fn key() -> Key {
         Key::new(b"k").unwrap()
     }
@@ -197,19 +234,43 @@ mod tests {
     fn the_view_counts_from_the_sending_and_ends_early() {
         let g = Grants::default();
         g.renewed(at(5 * S));
-        g.add(key(), Token(1), 10 * S);
+        g.add(key(), Token(1), 10 * S, OLD, true);
         assert_eq!(g.remaining_ns(Token(1), at(5 * S)), Some(10 * S * 99 / 101));
         assert_eq!(g.remaining_ns(Token(1), at(15 * S)), Some(0));
         // A renewal that was sent earlier but answered later takes nothing away and adds nothing.
         g.renewed(at(2 * S));
-        assert_eq!(g.last_renewed(), at(5 * S));
+        assert_eq!(g.since(Token(1)), Some(at(5 * S)));
+    }
+
+    #[test]
+    fn a_deadline_of_its_own_is_moved_by_its_own_renewals_only() {
+        let g = Grants::default();
+        g.renewed(at(0));
+        g.add(key(), Token(1), 10 * S, From::Own(at(5 * S)), true);
+        g.renewed(at(9 * S));
+        assert_eq!(g.remaining_ns(Token(1), at(9 * S)), Some(10 * S * 99 / 101 - 4 * S));
+        g.grant_renewed(Token(1), 20 * S, at(8 * S));
+        g.grant_renewed(Token(1), 20 * S, at(6 * S));
+        assert_eq!((g.since(Token(1)), g.remaining_ns(Token(1), at(8 * S))), (Some(at(8 * S)), Some(20 * S * 99 / 101)));
+        assert!(matches!(g.look(at(30 * S))[..], [Change::Lost { token: Token(1), .. }]));
+    }
+
+    #[test]
+    fn a_session_renewed_long_ago_does_not_shorten_a_new_grant() {
+        let g = Grants::default();
+        g.renewed(at(0));
+        g.add(key(), Token(1), 2 * S, From::Session { asked: at(3 * S) }, true);
+        assert_eq!(g.look(at(3 * S)), []);
+        assert_eq!(g.remaining_ns(Token(1), at(4 * S)), Some(2 * S * 99 / 101 - S));
+        g.renewed(at(4 * S));
+        assert_eq!(g.remaining_ns(Token(1), at(4 * S)), Some(2 * S * 99 / 101));
     }
 
     #[test]
     fn each_change_is_told_once() {
         let g = Grants::default();
         g.renewed(at(0));
-        g.add(key(), Token(7), 9 * S);
+        g.add(key(), Token(7), 9 * S, OLD, true);
         assert_eq!(g.look(at(S)), []);
         let warned = g.look(at(7 * S));
         assert!(matches!(warned[..], [Change::AtRisk { token: Token(7), .. }]), "{warned:?}");
@@ -232,7 +293,7 @@ mod tests {
                 std::thread::spawn(move || {
                     for n in 0..2_000 {
                         let token = Token(1 + t + 4 * n);
-                        g.add(key(), token, (2 + t) * S);
+                        g.add(key(), token, (2 + t) * S, OLD, true);
                         let shortest = g.shortest_ns();
                         assert!(shortest != 0 && shortest <= (2 + t) * S, "{shortest}");
                         assert!(g.remove(token));

@@ -70,6 +70,10 @@ impl State {
         &self.name
     }
 
+    pub(super) fn ttl_ms(&self) -> u32 {
+        self.ttl_ms
+    }
+
     /// Between two renewals, ns: a third of the shortest ttl that they serve.
     pub(super) fn period_ns(&self) -> u64 {
         let session = u64::from(self.ttl_ms) * NS_PER_MS;

@@ -27,7 +27,7 @@ pub use gate::Gate;
 pub use grant::Grant;
 pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
 pub use session::{OpId, Session};
-pub use status::{ClusterStatus, LogStatus, Member, NodeStatus, PendingStatus};
+pub use status::{ClusterStatus, LockServiceStatus, LogStatus, Member, NodeStatus, PendingStatus};
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +39,7 @@ use self::delivery::{Delivery, Mode, check_may_block};
 use self::wake::Wake;
 use crate::base::process;
 use crate::base::{Clock, Config, Error, Key, NodeId, Result, Rng, Status, SystemClock, SystemRng};
+use crate::plug::LockService;
 
 /// What a node takes from its surroundings; for simulations and virtual time.
 pub struct Env {
@@ -130,7 +131,21 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::open`].
-    pub fn open_with(config: &Config, mut env: Env) -> Result<Node> {
+    pub fn open_with(config: &Config, env: Env) -> Result<Node> {
+        Node::open_in(config, env, None)
+    }
+
+    /// Opens a node over a lock service of the host's, under the name by which the service knows it. `docs/plug-ins.md` says what each
+    /// capability of the service is good for. The service is dropped when the node is closed and the last call of it has returned.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] for a `data_dir`, another `node_id` than the service's, or capabilities that contradict each other;
+    /// what the service says.
+    pub fn open_with_service(config: &Config, service: Arc<dyn LockService>) -> Result<Node> {
+        Node::open_in(config, Env::system()?, Some(service))
+    }
+
+    fn open_in(config: &Config, mut env: Env, service: Option<Arc<dyn LockService>>) -> Result<Node> {
         process::watch_forks();
         let mode = if config.get("delivery")? == "fd" { Mode::Fd } else { Mode::Thread };
         let delivery = Delivery::new(mode)?;
@@ -140,7 +155,10 @@ impl Node {
             "" => None,
             name => Some(NodeId::new(name)?),
         };
-        let (engine, id) = assemble::engine(config, named, &mut env, sink.clone())?;
+        let (engine, id) = match service {
+            Some(service) => assemble::plugged(service, config, named, &env, sink.clone())?,
+            None => assemble::engine(config, named, &mut env, sink.clone())?,
+        };
         let epochs = assemble::epochs(&engine);
         let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, wake };
         let core = Arc::new(Core::new(parts));

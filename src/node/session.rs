@@ -8,8 +8,9 @@ use super::answer::{Slot, granted, not_holder, several, spec, tracked, unexpecte
 use super::core::Core;
 use super::delivery::{check_may_block, in_callback};
 use super::grant::Grant;
+use super::grants::From;
 use super::kept::{Pending, State};
-use super::options::{Holder, LockOptions, ttl_ms};
+use super::options::{Holder, LockOptions, Renew, ttl_ms};
 use crate::base::clock::holder_ttl;
 use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
 use crate::ledger::{self, Op, Outcome, Request};
@@ -78,18 +79,29 @@ impl Session {
     pub fn try_acquire_token(&self, key: &[u8], options: &LockOptions) -> Result<Token> {
         let session = self.ready()?;
         let key = Key::new(key)?;
-        let tracked = tracked(options)?;
+        let tracked = tracked(options)? || self.core.engine.counts_each_grant();
+        let asked = self.asked(options);
         let token = granted(self.core.engine.try_acquire(session, &key, &spec(options), 0)?)?;
         if tracked {
-            self.track(key, token, options);
+            self.track(key, token, options, asked);
         }
         Ok(token)
     }
 
-    fn track(&self, key: Key, token: Token, options: &LockOptions) {
+    /// When a request is sent whose grant may be shorter than what the session's last renewal has to serve anyway; otherwise long ago.
+    #[inline]
+    fn asked(&self, options: &LockOptions) -> Moment {
+        if options.ttl.as_millis() < u128::from(self.state.ttl_ms()) { self.core.now() } else { Moment::default() }
+    }
+
+    fn track(&self, key: Key, token: Token, options: &LockOptions, asked: Moment) {
         let ttl_ns = options.ttl.as_nanos() as u64;
         let period = self.state.period_ns();
-        self.state.grants.add(key, token, ttl_ns);
+        let from = match self.core.engine.since(self.id(), &key, token) {
+            Some(sent) => From::Own(sent),
+            None => From::Session { asked },
+        };
+        self.state.grants.add(key, token, ttl_ns, from, options.renew == Renew::Auto);
         if self.state.period_ns() < period {
             self.core.wake.raise();
         }
@@ -141,7 +153,7 @@ impl Session {
         done: Box<dyn FnOnce(Result<Token>) + Send>,
     ) -> Result<OpId> {
         let session = self.check()?;
-        let tracked = tracked(options)?;
+        let tracked = tracked(options)? || self.core.engine.counts_each_grant();
         let req = self.state.next_req.fetch_add(1, SeqCst);
         let wait_ms = match timeout {
             None => Some(u64::MAX),
@@ -154,7 +166,7 @@ impl Session {
             Err(keys) => Op::AcquireAll { keys, spec, wait_ms, req },
         };
         self.state.pending().insert(req, Pending { keys, cancelled: false });
-        let (this, options) = (self.clone(), options.clone());
+        let (this, options, asked) = (self.clone(), options.clone(), self.asked(options));
         let ended = Box::new(move |outcome: Result<Outcome>| {
             let pending = this.state.pending().remove(&req);
             let keys = pending.as_ref().map(|p| p.keys.clone()).unwrap_or_default();
@@ -169,7 +181,7 @@ impl Session {
                 Ok(token) => {
                     if tracked {
                         for (i, key) in keys.into_iter().enumerate() {
-                            this.track(key, Token(token.0 + i as u64), &options);
+                            this.track(key, Token(token.0 + i as u64), &options, asked);
                         }
                     }
                     Ok(token)
@@ -365,6 +377,9 @@ impl Session {
         }
         if let Some(ns) = self.state.grants.remaining_ns(token, Moment::now(&*self.core.clock)) {
             return Duration::from_nanos(ns);
+        }
+        if self.core.engine.counts_each_grant() {
+            return Duration::ZERO;
         }
         let Ok(Some(info)) = Key::new(key).and_then(|k| self.core.engine.lock(&k)) else { return Duration::ZERO };
         let mine = info.holders.iter().find(|h| h.token == token && h.session == self.id());

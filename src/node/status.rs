@@ -7,6 +7,7 @@ use crate::base::Status;
 use crate::engine::{Engine, RaftEngine};
 use crate::gate::{GateStatus, Mode};
 use crate::net::NetStatus;
+use crate::plug::Capabilities;
 
 /// A node's state, for people and monitoring. Its JSON form is what C and Python hand out.
 #[derive(Clone, Debug, Serialize)]
@@ -15,7 +16,7 @@ pub struct NodeStatus {
     pub version: &'static str,
     /// The node's name.
     pub node_id: String,
-    /// `memory`, `durable` or `raft`.
+    /// `memory`, `durable`, `raft`, or `plugged` over a lock service of the host's.
     pub form: &'static str,
     /// `running`, `poisoned`, `closed` or `forked`.
     pub state: &'static str,
@@ -33,6 +34,9 @@ pub struct NodeStatus {
     pub last_token: u64,
     /// Times that the ledger's clock was cut to its largest step.
     pub clock_clamped: u64,
+    /// What the host's lock service can do, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_service: Option<LockServiceStatus>,
     /// The gates that are open.
     pub gates: Vec<GateStatus>,
     /// What a member of a cluster sees of it.
@@ -134,7 +138,12 @@ pub(super) fn of(core: &Core) -> NodeStatus {
     let insecure = cluster.as_ref().and_then(|c| c.net.as_ref()).is_some_and(|n| n.security == "insecure");
     let insecure = insecure.then(|| "insecure=true: members talk in plain text".to_owned());
     let of_gates = gates.iter().flat_map(|g| weaker_modes(g).map(move |m| format!("{}: {m}", g.name)));
-    let weaker_modes = unmarked.into_iter().chain(insecure).chain(of_gates).collect();
+    let caps = match &core.engine {
+        Engine::Plugged(e) => Some(*e.capabilities()),
+        _ => None,
+    };
+    let of_service = caps.into_iter().flat_map(|c| service_modes(core, c)).map(str::to_owned);
+    let weaker_modes = unmarked.into_iter().chain(insecure).chain(of_service).chain(of_gates).collect();
     let state = match core.check() {
         Ok(()) => "running",
         Err(e) if e.status() == Status::Forked => "forked",
@@ -148,6 +157,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
             Engine::Memory(_) => "memory",
             Engine::Durable(_) => "durable",
             Engine::Raft(_) => "raft",
+            Engine::Plugged(_) => "plugged",
         },
         state,
         poisoned: core.poison_text().to_owned(),
@@ -157,9 +167,52 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         locks: counts.locks,
         last_token: counts.last_token,
         clock_clamped: counts.clamped,
+        lock_service: caps.map(|c| LockServiceStatus::of(&c)),
         gates,
         cluster,
     }
+}
+
+/// What a host's lock service can do: its capabilities, times in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)] // Named and explained in `plug::Capabilities`.
+pub struct LockServiceStatus {
+    pub fencing: bool,
+    pub renew: bool,
+    pub wait: bool,
+    pub fair: bool,
+    pub linearizable_reads: bool,
+    pub ttl_granularity_ms: u64,
+    pub ttl_min_ms: u64,
+    pub ttl_max_ms: u64,
+}
+
+impl LockServiceStatus {
+    fn of(caps: &Capabilities) -> LockServiceStatus {
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        LockServiceStatus {
+            fencing: caps.fencing,
+            renew: caps.renew,
+            wait: caps.wait,
+            fair: caps.fair,
+            linearizable_reads: caps.linearizable_reads,
+            ttl_granularity_ms: ms(caps.ttl_granularity),
+            ttl_min_ms: ms(caps.ttl_min),
+            ttl_max_ms: ms(caps.ttl_max),
+        }
+    }
+}
+
+/// The named weaker modes that a host's lock service brings with it.
+fn service_modes(core: &Core, caps: Capabilities) -> impl Iterator<Item = &'static str> {
+    let unfenced_gates = !caps.fencing && core.config.flag("service_unfenced_gates").unwrap_or(false);
+    let modes = [
+        (!caps.fencing, "lock_service: no fencing, tokens are this process's own count"),
+        (!caps.renew, "lock_service: no renewals, a grant ends after its ttl"),
+        (!caps.linearizable_reads, "lock_service: holder may be old"),
+        (unfenced_gates, "service_unfenced_gates=true"),
+    ];
+    modes.into_iter().filter_map(|(on, name)| on.then_some(name))
 }
 
 /// The named weaker modes that are on at a gate, by their settings.

@@ -10,6 +10,7 @@ mod inbox;
 mod kept;
 mod log;
 mod node;
+mod plug;
 mod session;
 
 use std::time::Duration;
@@ -36,6 +37,8 @@ mod _core {
     use super::gate::{Gate, Permit, Verdict};
     #[pymodule_export]
     use super::node::Node;
+    #[pymodule_export]
+    use super::plug::Plug;
     #[pymodule_export]
     use super::session::Session;
     #[pymodule_export]

@@ -12,6 +12,7 @@ use crate::errors::{guard, invalid, raise};
 use crate::gate::Gate;
 use crate::inbox::{self, Item};
 use crate::kept::Kept;
+use crate::plug::Plug;
 use crate::session::{HolderFields, Session, holder_fields};
 
 /// A node. `number` is what its events carry in the inbox.
@@ -20,6 +21,8 @@ pub struct Node {
     inner: Kept<node::Node>,
     number: u64,
     durable: bool,
+    /// Whether a call may take long, so that the interpreter is left to others meanwhile.
+    waits: bool,
     watched: AtomicBool,
 }
 
@@ -43,15 +46,22 @@ impl Node {
 #[pymethods]
 impl Node {
     #[new]
-    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>, number: u64) -> PyResult<Node> {
+    #[pyo3(signature = (settings, number, plug=None))]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>, number: u64, plug: Option<&Plug>) -> PyResult<Node> {
         let config = config(py, settings)?;
         let set = |name| config.get(name).map_err(|e| raise(py, &e));
         if set("delivery")? != "thread" {
             return Err(invalid(py, "delivery", "Python takes completions and events from the library's thread"));
         }
         let durable = !set("data_dir")?.is_empty();
-        let node = guard(py, |_| (), || py.detach(|| node::Node::open(&config)))?;
-        Ok(Node { inner: Kept::new(node), number, durable, watched: AtomicBool::new(false) })
+        let service = plug.map(Plug::service);
+        let waits = durable || service.is_some();
+        let open = || match service {
+            Some(service) => node::Node::open_with_service(&config, service),
+            None => node::Node::open(&config),
+        };
+        let node = guard(py, |_| (), || py.detach(open))?;
+        Ok(Node { inner: Kept::new(node), number, durable, waits, watched: AtomicBool::new(false) })
     }
 
     /// Name of the node.
@@ -69,7 +79,7 @@ impl Node {
     /// The node's own session.
     fn session(&self, py: Python<'_>) -> PyResult<Session> {
         let node = self.inner.get(py)?;
-        Ok(Session::new(node.session(), node.clone(), self.durable))
+        Ok(Session::new(node.session(), node.clone(), self.waits))
     }
 
     /// Waits until the node can be used.
@@ -82,7 +92,7 @@ impl Node {
     fn open_session(&self, py: Python<'_>, name: &Bound<'_, PyAny>, ttl: &Bound<'_, PyAny>) -> PyResult<Session> {
         let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);
         let session = self.call(py, |n| n.open_session(name, ttl))?;
-        Ok(Session::new(session, self.inner.get(py)?.clone(), self.durable))
+        Ok(Session::new(session, self.inner.get(py)?.clone(), self.waits))
     }
 
     /// Opens a gate.

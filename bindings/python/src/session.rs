@@ -23,20 +23,21 @@ const TURN_MIN: Duration = Duration::from_millis(1);
 pub struct Session {
     inner: Kept<node::Session>,
     node: Kept<node::Node>,
-    durable: bool,
+    /// Whether a call may take long.
+    waits: bool,
 }
 
 impl Session {
-    pub fn new(inner: node::Session, node: node::Node, durable: bool) -> Session {
-        Session { inner: Kept::new(inner), node: Kept::new(node), durable }
+    pub fn new(inner: node::Session, node: node::Node, waits: bool) -> Session {
+        Session { inner: Kept::new(inner), node: Kept::new(node), waits }
     }
 
-    /// Runs a call of the core. In memory it is over before another thread could make use of the interpreter; one that writes to disk
+    /// Runs a call of the core. In memory it is over before another thread could make use of the interpreter; one that writes to disk or asks elsewhere
     /// leaves the interpreter to the others meanwhile.
     fn call<T: Send>(&self, py: Python<'_>, f: impl FnOnce(&node::Session) -> Result<T> + Send) -> PyResult<T> {
         let session = self.inner.get(py)?;
         let poison = |why: &str| self.node.poison(why);
-        if self.durable { guard(py, poison, || py.detach(|| f(session))) } else { guard(py, poison, || f(session)) }
+        if self.waits { guard(py, poison, || py.detach(|| f(session))) } else { guard(py, poison, || f(session)) }
     }
 
     fn submit(&self, py: Python<'_>, keys: &[Key], options: &LockOptions, timeout: Option<Duration>, done: Done) -> PyResult<node::OpId> {
@@ -119,6 +120,10 @@ impl Session {
     ) -> PyResult<u64> {
         let key = args::key(key)?;
         let (options, timeout) = (args::lock_options(ttl, options)?, args::timeout(timeout)?);
+        if self.waits {
+            // Asked once, in a way that Ctrl-C can end.
+            return self.wait(py, vec![key], &options, timeout);
+        }
         // Most locks are free: those need no hop to another thread.
         let refused = self.call(py, |s| match s.try_acquire_token(key.as_bytes(), &options) {
             Ok(token) => Ok(Ok(token.0)),
