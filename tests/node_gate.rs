@@ -211,6 +211,27 @@ fn resigning_drains_and_lets_the_successor_in_at_once() {
 }
 
 #[test]
+fn a_reset_gives_the_office_back_and_no_renewal_reopens_the_gate() {
+    let v = Virtual::new();
+    let gate = open(&v, &[]);
+    gate.hold(b"office", Duration::from_secs(1)).unwrap();
+    v.pass(20);
+    let epoch = gate.enter().unwrap().epoch();
+    gate.reset().unwrap();
+    assert!(gate.enter().is_err());
+    let peer = v.node.open_session("peer", Duration::from_secs(60)).unwrap();
+    v.pass(20);
+    let theirs = peer.try_acquire_token(b"office", &LockOptions::default()).unwrap();
+    assert!(theirs.0 > epoch);
+    v.pass(5_000);
+    assert!(gate.enter().is_err(), "it does not campaign any more");
+    peer.release(b"office", theirs).unwrap();
+    gate.hold(b"office", Duration::from_secs(1)).unwrap();
+    v.pass(1_000);
+    assert!(gate.enter().unwrap().epoch() > theirs.0);
+}
+
+#[test]
 fn a_poisoned_or_closed_node_denies() {
     let v = Virtual::new();
     let gate = open(&v, &[]);

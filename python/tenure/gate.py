@@ -82,7 +82,7 @@ class Gate:
         self._core.observe(epoch, holder)
 
     def reset(self) -> None:
-        """The role has become replica: the lease is dropped, what is known of epochs is kept."""
+        """The role has become replica: the lease is dropped and an office given back; what is known of epochs is kept."""
         self._core.reset()
 
     def hold(self, key: Key, ttl: Duration = 10.0) -> None:

@@ -109,22 +109,20 @@ impl GateState {
 
     /// The answer to a campaign. False when nobody wants the office any more.
     fn elected(&self, core: &Core, result: &Result<Token>) -> bool {
-        let ttl_ns = {
-            let mut slot = locked(&self.office);
-            let Some(office) = slot.as_mut() else { return false };
-            match result {
-                Ok(token) => office.won(*token),
-                Err(_) => office.failed(core.now()),
-            }
-            office.ttl_ns()
-        };
+        // Held to the end, so that who gives the office up finds the gate open or never to be opened.
+        let mut slot = locked(&self.office);
+        let Some(office) = slot.as_mut() else { return false };
         match result {
             Ok(token) => {
+                office.won(*token);
                 if let Some(since) = self.session.state.grants.since(*token) {
-                    self.extend(core, *token, ttl_ns, since);
+                    self.extend(core, *token, office.ttl_ns(), since);
                 }
             }
-            Err(error) => tracing::warn!(gate = self.name, %error, "the campaign for the office failed"),
+            Err(error) => {
+                office.failed(core.now());
+                tracing::warn!(gate = self.name, %error, "the campaign for the office failed");
+            }
         }
         true
     }
@@ -141,8 +139,8 @@ impl GateState {
         if self.session.id() != session {
             return;
         }
-        let held = locked(&self.office).as_ref().and_then(Office::held);
-        if let Some((token, ttl_ns)) = held {
+        let office = locked(&self.office);
+        if let Some((token, ttl_ns)) = office.as_ref().and_then(Office::held) {
             self.extend(core, token, ttl_ns, sent);
         }
     }
@@ -327,12 +325,21 @@ impl Gate {
         self.step(|p, _, events| p.observe(epoch, holder, events))
     }
 
-    /// The node's role has changed: the lease is dropped, and the nonces given out are void. The epochs seen stay.
+    /// The node's role has changed: the lease is dropped, an office of its own is given back, and the nonces given out are void. The
+    /// epochs seen stay.
     ///
     /// # Errors
     /// What every call may answer.
     pub fn reset(&self) -> Result<()> {
-        self.step(|p, _, events| p.reset(events))
+        self.core.check()?;
+        // Kept until the gate is closed: a renewal that is under way must not open it again.
+        let mut slot = locked(&self.state.office);
+        self.step(|p, _, events| p.reset(events))?;
+        if let Some(office) = slot.take() {
+            drop(slot);
+            office.leave(&self.state.session);
+        }
+        Ok(())
     }
 
     /// Holds office through the node's own session: campaigns for the lock `key`, opens under its token as epoch, and lives on
