@@ -45,6 +45,10 @@ test-rust: ## unit, property, model-checking and crash tests of the core
 test-python: python lib server ## C, C++, Python and server tests, driven by pytest
 	@$(PY) -m pytest -n 2 tests/python
 
+.PHONY: test-faults
+test-faults: python server ## real servers, randomised split brain: 20 seeds by default; SEEDS and FAULTS for more
+	@$(PY) tests/python/kv/faults.py --seeds $(or $(SEEDS),20) --faults $(or $(FAULTS),10)
+
 .PHONY: verify
 verify: setup ## read-only checks: format, lints, types, layering
 	@scripts/verify.sh $(VENV)
@@ -52,8 +56,8 @@ verify: setup ## read-only checks: format, lints, types, layering
 .PHONY: fix
 fix: setup ## format and rewrite generated files
 	@cargo fmt --all
-	@$(VENV)/bin/ruff check -q --fix python tests/python examples demo
-	@$(VENV)/bin/ruff format -q python tests/python examples demo
+	@$(VENV)/bin/ruff check -q --fix python tests/python examples demo bindings/cpp/examples
+	@$(VENV)/bin/ruff format -q python tests/python examples demo bindings/cpp/examples
 	@UPDATE_GENERATED=1 UPDATE_HEADER=1 cargo test -q --features capi --test header --test errors
 
 .PHONY: bench

@@ -234,6 +234,8 @@ class Story:
     def drain(self) -> None:
         """A planned switch from A to B: A is drained, and B is granted the office at once."""
         granter = self.promote(self.a, 9)
+        if self.gated:
+            wait_until(lambda: self.a.replication()["log_epoch"] == 9, 60, "the epoch's record")
         before = self.a.sequence()
         with Load(self.a, 9) as on_a:
             wait_until(lambda: on_a.writes > 1_000, 60, "load on A")

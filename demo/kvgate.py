@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ READY = re.compile(r"ready on port (\d+)")
 def node_id(name: str) -> str:
     """A cluster node id: 40 characters, the name first."""
     return name.ljust(40, "0")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
@@ -55,12 +63,15 @@ class Beat:
 class Server:
     """One kvgate process with a data directory of its own."""
 
-    def __init__(self, directory: Path, name: str = "a", **settings: str) -> None:
+    def __init__(self, directory: Path, name: str = "a", tenure: Sequence[str] = (), **settings: str) -> None:
         self.directory = directory
         self.name = name
         self.id = node_id(name)
         self.settings = {"cluster-enabled": "yes", "master-lease-mode": "block-write"}
         self.settings.update({key.replace("_", "-"): value for key, value in settings.items()})
+        self.host = "127.0.0.1"
+        self.prefix: list[str] = []  # what its command line starts with
+        self.tenure = tenure  # "name=value" settings of the library
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.starts = 0
@@ -69,13 +80,15 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.starts += 1
         self.log = self.directory / f"log.{self.starts}"
-        arguments = [str(BINARY), "--port", str(self.port), "--dir", str(self.directory / "data")]
+        arguments = [*self.prefix, str(BINARY), "--port", str(self.port), "--dir", str(self.directory / "data")]
         arguments += ["--logfile", str(self.log)]
         for key, value in self.settings.items():
             arguments += [f"--{key}", value]
+        for pair in self.tenure:
+            arguments += ["--tenure", pair]
         self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
         self.port = int(wait_until(self._ready_port, 20, f"{self.name} ready").group(1))
-        if self.settings["cluster-enabled"] == "yes" and self.starts == 1:
+        if self.settings["cluster-enabled"] == "yes" and self.starts == 1 and "election-peers" not in self.settings:
             self.command("CLUSTERX", "SETNODEID", self.id)
             self.set_nodes(1, (self, "master"))
         return self
@@ -92,7 +105,7 @@ class Server:
         """A client with one connection that never repeats a command by itself."""
         options.setdefault("socket_timeout", 20)
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-        return redis.Redis(port=self.port, single_connection_client=True, retry=retry, **options)
+        return redis.Redis(self.host, self.port, single_connection_client=True, retry=retry, **options)
 
     def command(self, *arguments: Any) -> Any:
         with self.client() as client:
@@ -105,7 +118,7 @@ class Server:
         for server, role in members:
             whose = "-" if role == "master" else master.id
             slots = " 0-16383" if role == "master" else ""
-            lines.append(f"{server.id} 127.0.0.1 {server.port} {role} {whose}{slots}")
+            lines.append(f"{server.id} {server.host} {server.port} {role} {whose}{slots}")
         self.command("CLUSTERX", "SETNODES", "\n".join(lines), version)
 
     def lease(self) -> dict[str, Any]:
@@ -125,6 +138,17 @@ class Server:
             nonce = self.nonce()
         answer = self.command("CLUSTERX", "HEARTBEAT", to or self.id, ttl_ms, epoch, "NONCE", nonce)
         return read_beat(answer)
+
+    def replication(self) -> dict[str, Any]:
+        with self.client() as client:
+            return dict(client.info("replication"))
+
+    def take_office(self, epoch: int, ttl_ms: int = 60_000) -> None:
+        """Grants office, and waits until the epoch's record is in the database: what is written from then on are clients' writes."""
+        beat = self.heartbeat(epoch, ttl_ms)
+        if not beat.accepted:
+            raise RuntimeError(f"no office for {self.name}: {beat.reason}")
+        wait_until(lambda: self.replication()["log_epoch"] == epoch, 30, "the epoch's record")
 
     def stop(self) -> int:
         """Ends the server in order and returns its exit status."""

@@ -14,6 +14,6 @@ if [ ! -e "$stamp" ] || [ -n "$(find include bindings/cpp/*.* "$target/$profile/
 fi
 build=$target/kvgate
 [ "$profile" = debug ] || build=$target/kvgate-$profile
-cmake -S bindings/cpp/examples/kvgate -B "$build" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=RelWithDebInfo >"$build.log" 2>&1 ||
+cmake -S bindings/cpp/examples/kvgate -B "$build" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_COMPILE_WARNING_AS_ERROR=ON >"$build.log" 2>&1 ||
   { cat "$build.log" >&2; exit 1; }
 cmake --build "$build" -j2 >"$build.log" 2>&1 || { cat "$build.log" >&2; exit 1; }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         pytest.fail(f"{BINARY} is missing: `make server` builds it")
     started: list[Server] = []
 
-    def start(name: str = "a", **settings: str) -> Server:
-        server = Server(tmp_path / name, name, **settings)
+    def start(name: str = "a", tenure: Sequence[str] = (), **settings: str) -> Server:
+        server = Server(tmp_path / name, name, tenure, **settings)
         started.append(server)
         return server.start()
 

@@ -36,6 +36,11 @@ def batch(*puts: tuple[bytes, bytes]) -> bytes:
     return struct.pack("<QI", 0, len(puts)) + body
 
 
+def stamp(epoch: int) -> bytes:
+    """What the server stamps into a batch."""
+    return b"tenure:epoch:1:" + struct.pack("<Q", epoch)
+
+
 # -- Data ------------------------------------------------------------------------------------------
 
 
@@ -120,7 +125,7 @@ def test_counters_are_exact_with_many_clients(open_server: Server) -> None:
 
 
 def test_transaction_is_one_batch_under_one_permit(server: Server) -> None:
-    assert server.heartbeat(epoch=6, ttl_ms=60_000).accepted
+    server.take_office(epoch=6)
     before = server.sequence()
     with server.client() as client:
         with client.pipeline(transaction=True) as pipe:
@@ -165,7 +170,7 @@ def test_apply_batch_passes_the_gate(server: Server) -> None:
         with pytest.raises(redis.ResponseError, match=BLOCKED):
             client.execute_command("APPLYBATCH", raw)
         assert client.execute_command("APPLYBATCH", batch()) == b"OK"  # nothing to refuse
-        assert server.heartbeat(epoch=2, ttl_ms=60_000).accepted
+        server.take_office(epoch=2)
         before = server.sequence()
         assert client.execute_command("APPLYBATCH", raw) == b"OK"
         assert client.get("batched") == b"value"
@@ -174,17 +179,24 @@ def test_apply_batch_passes_the_gate(server: Server) -> None:
         for broken in (b"", b"short", raw[:-1], struct.pack("<QI", 0, 9)):
             with pytest.raises(redis.ResponseError, match="the write failed"):
                 client.execute_command("APPLYBATCH", broken)
+        forged = batch((b"mforged", b"s1")) + b"\x03" + bytes([len(stamp(9))]) + stamp(9)
+        for meddling in (batch((b"!epoch", b"9")), forged):
+            with pytest.raises(redis.ResponseError, match="the server's own"):
+                client.execute_command("APPLYBATCH", meddling)
+        assert server.replication()["log_epoch"] == 2
 
 
 def test_every_acknowledged_write_carries_its_epoch(server: Server) -> None:
     before = server.sequence()
     with server.client() as client:
         for epoch in (1, 2, 7):
-            assert server.heartbeat(epoch=epoch, ttl_ms=60_000).accepted
+            server.take_office(epoch)
             client.set("key", epoch)
             client.hset("{key}h", "f", epoch)
         log = client.execute_command("DEBUG", "WAL-EPOCHS", before + 1, 100)
-    assert [epoch for _, _, epoch in log] == [1, 1, 2, 2, 7, 7]
+        assert client.execute_command("LASTEPOCH") == b"7"
+    # The first batch of each is the epoch's record.
+    assert [epoch for _, _, epoch in log] == [1, 1, 1, 2, 2, 2, 7, 7, 7]
 
 
 def test_disabled_gate_stamps_nothing(open_server: Server) -> None:
@@ -196,18 +208,18 @@ def test_disabled_gate_stamps_nothing(open_server: Server) -> None:
 
 def test_replica_keeps_the_stamps_and_refuses_an_older_epoch(start_server: StartServer) -> None:
     master, replica = start_server("m"), start_server("r")
-    assert master.heartbeat(epoch=5, ttl_ms=60_000).accepted
+    master.take_office(epoch=5)
     replica.command("REPLICAOF", "127.0.0.1", master.port)
     with master.client() as to_master, replica.client() as to_replica:
         for number in range(20):
             to_master.set(f"k{number}", number)
         wait_until(lambda: replica.sequence() == master.sequence(), what="replication")
         log = to_replica.execute_command("DEBUG", "WAL-EPOCHS", 2, 100)
-        assert [epoch for _, _, epoch in log] == [5] * 20
-        stamp = b"tenure:epoch:1:" + struct.pack("<Q", 4)
-        stale = batch((b"mstale", b"s1")) + b"\x03" + bytes([len(stamp)]) + stamp
-        with pytest.raises(redis.ResponseError, match=r"epoch 4 .* epoch 5"):
-            to_replica.execute_command("APPLYBATCH", stale)
+        assert [epoch for _, _, epoch in log] == [5] * 21
+        for epoch, why in ((4, r"epoch 4 .* epoch 5"), (6, r"first of epoch 6 and has no record")):
+            stale = batch((b"mstale", b"s1")) + b"\x03" + bytes([len(stamp(epoch))]) + stamp(epoch)
+            with pytest.raises(redis.ResponseError, match=why):
+                to_replica.execute_command("APPLYBATCH", stale)
         assert to_replica.get("stale") is None
 
 

@@ -165,10 +165,10 @@ def test_slaveof_resets_the_lease_and_replication_applies_again(
 ) -> None:
     master = start_server("m")
     replica = start_server("r")
-    assert master.heartbeat(epoch=1, ttl_ms=60_000).accepted
+    assert replica.heartbeat(epoch=1, ttl_ms=60_000).accepted
+    assert master.heartbeat(epoch=2, ttl_ms=60_000).accepted
     with master.client() as client:
         client.set("key", "from the master")
-    assert replica.heartbeat(epoch=2, ttl_ms=60_000).accepted
 
     replica.command("SLAVEOF", "127.0.0.1", master.port)
     with replica.client() as client:
@@ -425,9 +425,9 @@ def test_drain_is_exact_under_load(start_server: StartServer) -> None:
         thread.join(20)
         assert not thread.is_alive()
     assert server.sequence() == after_drain
-    # One write for each acknowledged one, and the one that every database starts with.
+    # One write for each acknowledged one, the one that every database starts with, and the epoch's record.
     assert not unclear
-    assert after_drain == sum(len(numbers) for numbers in acknowledged) + 1
+    assert after_drain == sum(len(numbers) for numbers in acknowledged) + 2
     lease = server.lease()
     assert lease["lease_phase"] == "closed"
     assert lease["lease_reason"] == "draining"

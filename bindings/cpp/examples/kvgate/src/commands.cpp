@@ -65,11 +65,31 @@ bool serves(Server& server, const Connection& connection, const std::vector<std:
   return false;
 }
 
+// Of this thread, for the database as it is: to be used while that is in use.
 Unit& thread_unit(Server& server) {
   thread_local std::optional<Unit> unit;
-  if (!unit) unit.emplace(server.storage().db());
+  thread_local uint64_t generation = 0;
+  if (!unit || generation != server.storage().generation()) {
+    generation = server.storage().generation();
+    unit.emplace(server.storage().db());
+  }
   unit->clear();
   return *unit;
+}
+
+bool refused_on_replica(Server& server, std::string& out) {
+  if (server.gate().role() != Role::kReplica) return false;
+  reply_error(out, "READONLY You can't write against a read only replica.");
+  return true;
+}
+
+// The optional read gate: false with the refusal when this server may not answer reads now.
+bool reads_allowed(Server& server, std::string& out) {
+  if (!server.gates_reads() || server.gate().may_read()) return true;
+  const tenure::Permit why = server.gate().probe();
+  reply_error(out, server.config().text("master-lease-error-prefix") + " master lease expired (read; " +
+                       server.gate().refusal_detail(why ? "expired" : why.reason_name()) + ")");
+  return false;
 }
 
 struct Step {
@@ -77,24 +97,46 @@ struct Step {
   const Args* args;
 };
 
+bool parse_script(const Args& args, std::vector<Args>& commands, std::string& error) {
+  uint64_t count = 0;
+  size_t at = 2;
+  error = "ERR EVALWRITES takes a count, and so many times a number of words and the words";
+  if (!parse_uint(args[1], count) || count == 0) return false;
+  for (; count > 0; --count) {
+    uint64_t words = 0;
+    if (at >= args.size() || !parse_uint(args[at], words) || words == 0 || words > args.size() - at - 1) return false;
+    const auto first = args.begin() + static_cast<ptrdiff_t>(at) + 1;
+    commands.emplace_back(first, first + static_cast<ptrdiff_t>(words));
+    at += 1 + words;
+  }
+  return at == args.size();
+}
+
 // Runs commands as one unit: their writes are one batch under one permit, and their replies are
 // sent only if that batch is acknowledged. In a transaction the replies become one array.
 void run_unit(Server& server, Connection& connection, const std::vector<Step>& steps,
               bool transaction) {
   bool writes = false;
+  bool reads = false;
   std::vector<std::string_view> keys;
   for (const Step& step : steps) {
     writes = writes || (step.spec->flags & kWrites) != 0;
+    reads = reads || (step.spec->flags & kReads) != 0;
     collect_keys(*step.spec, *step.args, keys);
   }
   if (!serves(server, connection, keys, writes, connection.out)) return;
-  if (writes && server.gate().role() == Role::kReplica) {
-    reply_error(connection.out, "READONLY You can't write against a read only replica.");
+  if (writes && refused_on_replica(server, connection.out)) return;
+  // What touches no data is not kept waiting by a database that is being replaced.
+  std::string reply;
+  if (!transaction && (steps[0].spec->flags & (kReads | kWrites | kWorkerLane)) == 0) {
+    Unit nothing(nullptr);
+    Call call{server, connection, *steps[0].args, nothing, connection.out};
+    steps[0].spec->run(call);
     return;
   }
-
+  if (reads && !reads_allowed(server, connection.out)) return;
+  const Storage::Use in_use = server.storage().use();
   Unit& unit = thread_unit(server);
-  std::string reply;
   if (transaction) reply_array(reply, steps.size());
   std::optional<Storage::KeyLocks> locks;
   if (writes) locks.emplace(server.storage(), keys);
@@ -107,6 +149,9 @@ void run_unit(Server& server, Connection& connection, const std::vector<Step>& s
     return;
   }
   const WriteOutcome outcome = server.storage().commit(unit.batch(), WriteClass::kClient);
+  // What was read may be answered only if the lease was still valid after it had been read.
+  if (reads && outcome.good() && !reads_allowed(server, connection.out)) return;
+  if (writes && outcome.good()) connection.last_epoch = outcome.epoch;
   reply_write(server, outcome, reply, connection.out);
 }
 
@@ -167,6 +212,51 @@ bool handle_transaction(Server& server, Connection& connection, const CommandSpe
   return true;
 }
 
+// EVALWRITES count [argc name argument...]...: like a script, several writes one after the other, each in the database before
+// the next is made, under one permit. Their replies are sent only if the lease was valid until the last was complete.
+void run_script(Server& server, Connection& connection, const Args& args) {
+  std::vector<Args> commands;
+  std::vector<Step> steps;
+  std::vector<std::string_view> keys;
+  std::string error;
+  if (!parse_script(args, commands, error)) {
+    reply_error(connection.out, error);
+    return;
+  }
+  for (const Args& command : commands) {
+    const CommandSpec* spec = find_command(command[0]);
+    if (spec == nullptr || !arity_fits(*spec, command) || (spec->flags & (kReads | kWrites)) == 0) {
+      reply_error(connection.out, "ERR '" + command[0].substr(0, 128) + "' cannot be called by EVALWRITES, or not so");
+      return;
+    }
+    steps.push_back({spec, &command});
+    collect_keys(*spec, command, keys);
+  }
+  if (!serves(server, connection, keys, true, connection.out) || refused_on_replica(server, connection.out)) return;
+
+  const Storage::Use in_use = server.storage().use();
+  const Storage::KeyLocks locks(server.storage(), keys);
+  PermittedWrites writes(server.storage(), WriteClass::kClient);
+  std::string reply;
+  bool wrote = false;
+  reply_array(reply, steps.size());
+  for (const Step& step : steps) {
+    Unit& unit = thread_unit(server);
+    Call call{server, connection, *step.args, unit, reply};
+    step.spec->run(call);
+    WriteOutcome outcome;
+    if (!unit.read_error().ok()) {
+      outcome.kind = WriteOutcome::Kind::kFailed;
+      outcome.detail = unit.read_error().ToString();
+    } else if (unit.batch()->Count() != 0) {
+      outcome = writes.write(unit.batch());
+      wrote = true;
+    }
+    if (!outcome.good()) return reply_write(server, outcome, "", connection.out);
+  }
+  reply_write(server, wrote ? writes.finish() : WriteOutcome(), reply, connection.out);
+}
+
 }  // namespace
 
 const CommandSpec* find_command(std::string_view name) {
@@ -203,10 +293,8 @@ void reply_write(Server& server, const WriteOutcome& outcome, std::string_view r
                            " master lease expired (" + outcome.detail + ")");
       return;
     case WriteOutcome::Kind::kUncertain:
-      reply_error(out,
-                  "UNCERTAIN the write may have been applied but is not acknowledged: "
-                  "the master lease ended before it was complete (epoch " +
-                      std::to_string(outcome.epoch) + ")");
+      reply_error(out, "UNCERTAIN the write may have been applied but is not acknowledged: " + outcome.detail +
+                           " (epoch " + std::to_string(outcome.epoch) + ")");
       return;
     case WriteOutcome::Kind::kFailed:
       reply_error(out, "ERR the write failed: " + outcome.detail);
@@ -226,6 +314,7 @@ void run_command(Server& server, Connection& connection, const Args& args) {
   }
   server.count_command();
   if (handle_transaction(server, connection, spec, args)) return;
+  if (equals_ignoring_case(spec->name, "evalwrites")) return run_script(server, connection, args);
   run_unit(server, connection, {{spec, &args}}, false);
 }
 

@@ -47,6 +47,51 @@ void cluster_slots(Call& call) {
   call.out += ranges;
 }
 
+void describe_shard_node(Call& call, std::string& out, const ClusterNode& node) {
+  reply_map(out, 6, call.connection.protocol);
+  reply_bulk(out, "id");
+  reply_bulk(out, node.id);
+  reply_bulk(out, "port");
+  reply_integer(out, node.port);
+  reply_bulk(out, "ip");
+  reply_bulk(out, node.host);
+  reply_bulk(out, "role");
+  reply_bulk(out, node.master ? "master" : "replica");
+  reply_bulk(out, "replication-offset");
+  reply_integer(out, node.id == call.server.cluster().my_id() ? static_cast<int64_t>(call.server.storage().sequence()) : 0);
+  reply_bulk(out, "health");
+  reply_bulk(out, "online");
+}
+
+void cluster_shards(Call& call) {
+  const std::vector<ClusterNode> nodes = call.server.cluster().nodes();
+  std::string shards;
+  size_t count = 0;
+  for (const ClusterNode& master : nodes) {
+    if (!master.master) continue;
+    reply_map(shards, 2, call.connection.protocol);
+    reply_bulk(shards, "slots");
+    reply_array(shards, 2 * master.slots.size());
+    for (const auto& [first, last] : master.slots) {
+      reply_integer(shards, first);
+      reply_integer(shards, last);
+    }
+    reply_bulk(shards, "nodes");
+    std::string members;
+    size_t size = 0;
+    for (const ClusterNode& node : nodes) {
+      if (node.id != master.id && node.master_id != master.id) continue;
+      describe_shard_node(call, members, node);
+      ++size;
+    }
+    reply_array(shards, size);
+    shards += members;
+    ++count;
+  }
+  reply_array(call.out, count);
+  call.out += shards;
+}
+
 void cluster(Call& call) {
   if (!cluster_on(call)) return;
   const std::string what = lowered(call.args[1]);
@@ -54,6 +99,8 @@ void cluster(Call& call) {
     reply_bulk(call.out, call.server.cluster().describe_nodes());
   } else if (what == "slots") {
     cluster_slots(call);
+  } else if (what == "shards") {
+    cluster_shards(call);
   } else if (what == "info") {
     reply_bulk(call.out, call.server.cluster().describe_info());
   } else if (what == "myid") {
@@ -61,7 +108,7 @@ void cluster(Call& call) {
   } else if (what == "keyslot" && call.args.size() == 3) {
     reply_integer(call.out, slot_of(call.args[2]));
   } else {
-    reply_error(call.out, "ERR CLUSTER command, CLUSTER INFO|NODES|SLOTS|KEYSLOT|MYID");
+    reply_error(call.out, "ERR CLUSTER command, CLUSTER INFO|NODES|SLOTS|SHARDS|KEYSLOT|MYID");
   }
 }
 
@@ -213,6 +260,8 @@ void clusterx(Call& call) {
     reply_bulk(call.out, std::to_string(call.server.cluster().version()));
   } else if (what == "myid" && count == 2) {
     reply_bulk(call.out, call.server.cluster().my_id());
+  } else if (call.server.elects() && (what == "setnodes" || what == "setnodeid")) {
+    reply_error(call.out, "ERR the servers elect their master themselves: see election-peers");
   } else if (what == "setnodes") {
     set_nodes(call);
   } else if (what == "setnodeid" && count == 3) {
@@ -228,6 +277,8 @@ void clusterx(Call& call) {
                 "ERR CLUSTERX command, CLUSTERX VERSION|MYID|SETNODEID|SETNODES|HEARTBEAT|NONCE|DRAIN");
   }
 }
+
+void asking(Call& call) { reply_simple(call.out, "OK"); }
 
 void readonly(Call& call) {
   call.connection.reads_from_replica = true;
@@ -245,6 +296,8 @@ const std::vector<CommandSpec>& cluster_commands() {
   static const std::vector<CommandSpec> commands = {
       {"cluster", -2, 0, 0, 0, 0, cluster},
       {"clusterx", -2, kControlLane | kNotInMulti, 0, 0, 0, clusterx},
+      // Slots do not migrate here, so nobody is sent on with ASK; a client that asks all the same is answered.
+      {"asking", 1, 0, 0, 0, 0, asking},
       {"readonly", 1, 0, 0, 0, 0, readonly},
       {"readwrite", 1, 0, 0, 0, 0, readwrite},
   };

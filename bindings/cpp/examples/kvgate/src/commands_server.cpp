@@ -1,5 +1,10 @@
 // Commands on the connection and on the server itself.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "commands.hpp"
@@ -8,6 +13,14 @@
 namespace kvgate {
 
 namespace {
+
+std::string peer_address(int socket) {
+  sockaddr_in peer{};
+  socklen_t length = sizeof peer;
+  char text[INET_ADDRSTRLEN] = "";
+  if (getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &length) == 0) inet_ntop(AF_INET, &peer.sin_addr, text, sizeof text);
+  return text;
+}
 
 void ping(Call& call) {
   if (call.args.size() > 1) {
@@ -120,6 +133,7 @@ void config_set(Call& call) {
       return;
     }
     call.server.config().set(name, call.args[i + 1], error);
+    if (name == "master-lease-gate-reads") call.server.gate_reads(call.server.config().flag(name));
   }
   reply_simple(call.out, "OK");
 }
@@ -175,6 +189,10 @@ void role(Call& call) {
 }
 
 void replica_of(Call& call) {
+  if (call.server.elects()) {
+    reply_error(call.out, "ERR the servers elect their master themselves: see election-peers");
+    return;
+  }
   if (equals_ignoring_case(call.args[1], "no") && equals_ignoring_case(call.args[2], "one")) {
     call.server.set_replica_of("", 0);
     reply_simple(call.out, "OK");
@@ -189,35 +207,39 @@ void replica_of(Call& call) {
   reply_simple(call.out, "OK");
 }
 
-// FETCHBATCHES from-sequence limit: what a replica asks its master for. Answers pairs of a
-// batch's first sequence number and its bytes.
-void fetch_batches(Call& call) {
-  uint64_t from = 0;
-  uint64_t limit = 0;
-  if (!parse_uint(call.args[1], from) || !parse_uint(call.args[2], limit) || limit > 4096) {
+// PSYNC next-sequence proof port: what a replica asks its master for. From here on the connection is the feeder's.
+void psync(Call& call) {
+  FeedRequest request;
+  if (!parse_uint(call.args[1], request.next)) {
     reply_error(call.out, "ERR value is not an integer or out of range");
     return;
   }
-  std::vector<LoggedBatch> batches;
-  const uint64_t last = call.server.storage().sequence();
-  if (from > last + 1) {
-    reply_error(call.out, "ERR the replica is ahead of this master");
+  if (call.server.gate().role() != Role::kMaster) {
+    reply_error(call.out, "ERR not a master");
     return;
   }
-  if (from <= last) {
-    const rocksdb::Status status = call.server.storage().read_log(from, limit, batches);
-    if (!status.ok() || batches.empty() || batches.front().sequence != from) {
-      reply_error(call.out, "ERR the log does not reach back to " + call.args[1] + " " +
-                                status.ToString());
-      return;
-    }
-  }
-  reply_array(call.out, 2 * batches.size());
-  for (const LoggedBatch& batch : batches) {
-    reply_bulk(call.out, std::to_string(batch.sequence));
-    reply_bulk(call.out, batch.bytes);
-  }
+  request.proof = call.args[2];
+  request.peer = "ip=" + peer_address(call.connection.fd) + ",port=" + std::to_string(std::atoi(call.args[3].c_str()));
+  const int socket = fcntl(call.connection.fd, F_DUPFD_CLOEXEC, 3);
+  call.connection.broken = true;
+  if (socket < 0) return;
+  // Both descriptors are of one socket: from now on it waits, and the loop has done with it.
+  fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK);
+  call.server.feeders().attach(socket, request);
 }
+
+// LOGPOSITION: the epoch and the sequence number at which the log ends. Never waits.
+void log_position(Call& call) {
+  const LogPosition position = call.server.storage().position();
+  reply_array(call.out, 2);
+  reply_bulk(call.out, std::to_string(position.epoch));
+  reply_bulk(call.out, std::to_string(position.sequence));
+}
+
+// LASTEPOCH: the epoch under which this connection's last write was acknowledged, to be handed on to what the client writes elsewhere.
+void last_epoch(Call& call) { reply_bulk(call.out, std::to_string(call.connection.last_epoch)); }
+
+void metrics(Call& call) { reply_bulk(call.out, describe_metrics(call.server)); }
 
 void debug_sleep(Call& call, const std::string& text) {
   char* end = nullptr;
@@ -250,8 +272,8 @@ void debug_wal_epochs(Call& call) {
     reply_array(call.out, 3);
     reply_integer(call.out, static_cast<int64_t>(batch.sequence));
     reply_integer(call.out, static_cast<int64_t>(batch.count));
-    if (batch.stamped) {
-      reply_integer(call.out, static_cast<int64_t>(batch.epoch));
+    if (batch.epoch) {
+      reply_integer(call.out, static_cast<int64_t>(*batch.epoch));
     } else {
       reply_null(call.out, call.connection.protocol);
     }
@@ -303,10 +325,14 @@ const std::vector<CommandSpec>& server_commands() {
       {"role", 1, 0, 0, 0, 0, role},
       {"slaveof", 3, kControlLane | kNotInMulti, 0, 0, 0, replica_of},
       {"replicaof", 3, kControlLane | kNotInMulti, 0, 0, 0, replica_of},
-      {"fetchbatches", 3, kWorkerLane | kNotInMulti, 0, 0, 0, fetch_batches},
+      {"psync", 4, kControlLane | kNotInMulti, 0, 0, 0, psync},
+      {"logposition", 1, 0, 0, 0, 0, log_position},
+      {"lastepoch", 1, 0, 0, 0, 0, last_epoch},
+      {"metrics", 1, 0, 0, 0, 0, metrics},
       {"debug", -2, kWorkerLane | kNotInMulti, 0, 0, 0, debug},
       {"shutdown", -1, kControlLane | kNotInMulti, 0, 0, 0, shutdown},
       // Handled before a command is run: they decide how the others are.
+      {"evalwrites", -4, kWorkerLane | kNotInMulti, 0, 0, 0, nullptr},
       {"multi", 1, kWorkerLane, 0, 0, 0, nullptr},
       {"exec", 1, kWorkerLane, 0, 0, 0, nullptr},
       {"discard", 1, kWorkerLane, 0, 0, 0, nullptr},

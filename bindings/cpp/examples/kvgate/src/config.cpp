@@ -37,6 +37,14 @@ constexpr Setting kSettings[] = {
     {"master-lease-key", "", "", false,
      "hold office by the library's own lease on this lock, not by heartbeats"},
     {"master-lease-ttl-ms", "10000", "100..86400000", false, "length of that lease"},
+    {"master-lease-gate-reads", "no", "yes|no", true, "a master answers reads only while it holds the lease"},
+    {"min-replicas-ack", "0", "0..16", true,
+     "acknowledge a write only when this many replicas have confirmed it"},
+    {"replica-ack-timeout-ms", "1000", "1..600000", true, "for at most so long"},
+    {"election-peers", "", "", false,
+     "NAME=HOST:PORT of all servers, this one too, with commas between: who holds master-lease-key is master, and the others "
+     "follow it; a name is the node_id of the server's member"},
+    {"metrics-port", "0", "0..65535", false, "port for GET /metrics on the same address; 0 for none"},
     // Redis clients and tools ask for these; they are answered and change nothing.
     {"save", "", "", false, "not used"},
     {"appendonly", "no", "yes|no", false, "not used"},
@@ -96,6 +104,16 @@ bool Config::parse(int argc, char** argv, std::string& error) {
       error = "expected --name value, found '" + name + "'";
       return false;
     }
+    if (name == "--tenure") {
+      const std::string pair = argv[i + 1];
+      const size_t equals = pair.find('=');
+      if (equals == std::string::npos) {
+        error = "--tenure takes NAME=VALUE, found '" + pair + "'";
+        return false;
+      }
+      tenure_.emplace_back(pair.substr(0, equals), pair.substr(equals + 1));
+      continue;
+    }
     if (!check(name.substr(2), argv[i + 1], true, error)) return false;
     values_[name.substr(2)] = argv[i + 1];
   }
@@ -136,6 +154,7 @@ std::string Config::usage() {
     if (*setting.initial != '\0') text += std::string(" [") + setting.initial + "]";
     text += '\n';
   }
+  text += "  --tenure NAME=VALUE\n      a setting of the library's node (node_id, listen, peers, ...); as often as needed\n";
   return text;
 }
 

@@ -27,11 +27,15 @@ class Config {
   // The settings whose name matches a shell pattern, with their values.
   std::vector<std::pair<std::string, std::string>> matching(const std::string& pattern) const;
 
+  // The pairs given by `--tenure name=value`, which are the library's.
+  const std::vector<std::pair<std::string, std::string>>& tenure() const { return tenure_; }
+
   static std::string usage();
 
  private:
   mutable std::mutex mutex_;
   std::map<std::string, std::string> values_;
+  std::vector<std::pair<std::string, std::string>> tenure_;
 };
 
 }  // namespace kvgate

@@ -38,6 +38,7 @@ struct Connection {
   bool multi_failed = false;  // a queued command was wrong: EXEC will refuse
   std::vector<Args> queued;
 
+  uint64_t last_epoch = 0;  // of the last write that was acknowledged here
   bool reads_from_replica = false;  // READONLY: a replica may answer reads of its master's slots
 
   size_t unsent() const { return out.size() - out_sent; }

@@ -126,6 +126,7 @@ void EventLoop::serve(Connection* connection, uint32_t events) {
   bool left_over = true;
   while (left_over && !connection->broken) {
     if (process(*connection)) return;
+    if (connection->broken) break;
     left_over = connection->unsent() >= kPauseReadingAt;
     flush(*connection);
     left_over = left_over && connection->unsent() < kPauseReadingAt;
@@ -164,6 +165,7 @@ bool EventLoop::process(Connection& connection) {
       return true;
     }
     run_command(server_, connection, args);
+    if (connection.broken) return false;
   }
   connection.parser.discard_consumed(connection.in);
   return false;
@@ -213,6 +215,8 @@ void EventLoop::hand_over(Connection& connection, Lane lane) {
 
 void EventLoop::drop(Connection& connection) {
   server_.count_connection(-1);
+  // The socket may live on elsewhere, as a replica's feed: then closing it here does not end the watch.
+  if (connection.watched != 0) epoll_ctl(epoll_, EPOLL_CTL_DEL, connection.fd, nullptr);
   connections_.erase(connection.fd);
 }
 

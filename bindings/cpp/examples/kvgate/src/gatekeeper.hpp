@@ -10,12 +10,14 @@
 #include <string>
 #include <tenure.hpp>
 #include <utility>
+#include <vector>
 
 namespace kvgate {
 
 // Why a write is made, which decides what it needs.
 enum class WriteClass {
   kClient,       // on behalf of a client: needs the lease
+  kDeferrable,   // the server's own, and can wait: needs the lease, and a refusal is no news
   kReplication,  // a batch from the master: needs the replica role
   kBootstrap,    // before the server serves anybody
 };
@@ -26,9 +28,13 @@ struct GateSettings {
   std::string mode;
   std::string data_dir;        // where the highest epoch is kept across restarts
   bool trust_receipt = false;  // weaker: count heartbeats without a nonce from their receipt
+  // Settings of the library's node, by name: node_id, listen, peers and so on make it a member of a cluster.
+  std::vector<std::pair<std::string, std::string>> node;
   // Empty: the office is granted by heartbeats. Otherwise the library's own lease on this lock.
   std::string own_lease_key;
   std::chrono::milliseconds own_lease_ttl{0};
+  // Whoever gets that lock is made master by set_role() later, and stands for it as a replica too.
+  bool stands_as_replica = false;
 };
 
 struct HeartbeatReply {
@@ -45,11 +51,12 @@ struct HeartbeatReply {
 class Admission {
  public:
   explicit Admission(const char* refusal) : refusal_(refusal) {}
-  Admission(tenure::Permit permit, std::atomic<int64_t>* counted)
-      : permit_(std::move(permit)), counted_(counted) {}
+  Admission(tenure::Permit permit, bool stamped, std::atomic<int64_t>* counted)
+      : permit_(std::move(permit)), stamped_(stamped), counted_(counted) {}
   Admission(Admission&& other) noexcept
       : permit_(std::move(other.permit_)),
         refusal_(other.refusal_),
+        stamped_(other.stamped_),
         counted_(std::exchange(other.counted_, nullptr)) {}
   ~Admission() {
     permit_.reset();
@@ -59,14 +66,15 @@ class Admission {
   bool admitted() const { return permit_ && *permit_; }
   // Why not, as a word.
   const char* reason() const { return permit_ ? permit_->reason_name() : refusal_; }
-  // To be stored with the write; 0 in a gate that never had a lease.
-  uint64_t epoch() const { return permit_->epoch(); }
+  // To be stored with the write; 0 where there is none: the gate never had a lease, or does not block.
+  uint64_t epoch() const { return stamped_ ? permit_->epoch() : 0; }
   // The verdict on a write that is complete: true only if the lease was valid all the time.
   bool finish() { return permit_->finish(); }
 
  private:
   std::optional<tenure::Permit> permit_;
   const char* refusal_ = "";
+  bool stamped_ = false;
   std::atomic<int64_t>* counted_ = nullptr;
 };
 
@@ -78,6 +86,13 @@ class Gatekeeper {
 
   // Any thread, inline, no lock: the hot path of every write.
   Admission enter(WriteClass write_class);
+
+  // Whether a read may be answered now: a master's needs the lease. To be asked before the read and after it.
+  bool may_read() const;
+  // A client's permit that nothing is written under: it says why writes are refused.
+  tenure::Permit probe() const { return gate_->enter(); }
+  // The epoch under which a client's write would be let in now.
+  std::optional<uint64_t> open_epoch() const;
 
   // Never waits for a write. On the control thread, as set_role() is.
   HeartbeatReply heartbeat(const tenure::Heartbeat& beat);
@@ -97,10 +112,21 @@ class Gatekeeper {
 
   // What an operator should see when a write is refused: epoch and, if known, whose it is.
   std::string refusal_detail(const char* reason);
-  // The lines of INFO's section.
+  // The gate's state, and the node's that it belongs to, as lines of INFO.
   std::string describe();
+  std::string describe_node();
+  // Who holds the office, by the library's own lease: its node and epoch. False when nobody does, or when it cannot be known now.
+  bool office_holder(std::string& node_id, uint64_t& epoch, std::string& error);
+  // Gives up an office that was not taken up, and stands for it no more until stand().
+  void step_aside();
+  bool stand(std::string& error) { return hold_own_lease(error); }
+  // The office of this epoch has been taken up: its writes are let in. Of one that was not, where the servers elect, none is.
+  void confirm(uint64_t epoch) { confirmed_.store(epoch); }
+  bool confirmed(uint64_t epoch) const { return !settings_.stands_as_replica || confirmed_.load() == epoch; }
+  const std::string& node_id() const { return node_id_; }
 
  private:
+  Admission enter_office(uint32_t write_class);
   HeartbeatReply unrenewed(const char* reason);
   // The highest epoch seen, whoever's: what epoch 0 would be refused for.
   uint64_t epoch_seen() const { return gate_->check_epoch(0); }
@@ -108,7 +134,11 @@ class Gatekeeper {
 
   GateSettings settings_;
   std::optional<tenure::Node> node_;
+  std::optional<tenure::Session> session_;
   std::optional<tenure::Gate> gate_;
+  std::string node_id_;
+  std::atomic<bool> blocks_{true};
+  std::atomic<uint64_t> confirmed_{0};
   std::atomic<Role> role_{Role::kMaster};
   std::atomic<bool> serving_{false};
   std::atomic<int64_t> replicating_{0};

@@ -30,12 +30,15 @@ std::string stats_section(Server& server) {
 
 std::string replication_section(Server& server) {
   if (server.gate().role() == Role::kMaster) {
-    return line("role", "master") + line("master_repl_offset", server.storage().sequence());
+    return line("role", "master") + server.feeders().describe() + line("master_repl_offset", server.storage().sequence()) +
+           line("log_epoch", server.storage().position().epoch);
   }
   return line("role", "slave") + line("master_host", server.replica().host()) +
          line("master_port", server.replica().port()) +
          line("master_link_status", server.replica().link_up() ? "up" : "down") +
-         line("slave_repl_offset", server.storage().sequence());
+         line("slave_repl_offset", server.storage().sequence()) + line("slave_lag", server.replica().lag()) +
+         line("full_syncs", server.replica().full_syncs()) + line("refused_for_epoch", server.replica().refused()) +
+         line("log_epoch", server.storage().position().epoch);
 }
 
 std::string cluster_section(Server& server) {
@@ -46,6 +49,11 @@ std::string lease_section(Server& server) {
   const bool own = !server.config().text("master-lease-key").empty();
   return line("master_lease_mode", server.config().text("master-lease-mode")) +
          line("lease_source", own ? "own" : "heartbeats") + server.gate().describe();
+}
+
+std::string member_section(Server& server) {
+  return line("node_id", server.gate().node_id()) + line("elections_stepped_aside", server.election().stepped_aside()) +
+         server.gate().describe_node();
 }
 
 std::string keyspace_section(Server& server) {
@@ -60,7 +68,7 @@ struct Section {
 constexpr Section kSections[] = {
     {"Server", server_section},   {"Clients", clients_section}, {"Stats", stats_section},
     {"Replication", replication_section}, {"Cluster", cluster_section},
-    {"Lease", lease_section},     {"Keyspace", keyspace_section},
+    {"Lease", lease_section},     {"Member", member_section}, {"Keyspace", keyspace_section},
 };
 
 }  // namespace

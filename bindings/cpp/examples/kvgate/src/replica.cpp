@@ -1,54 +1,30 @@
 #include "replica.hpp"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "log.hpp"
-#include "resp.hpp"
 #include "server.hpp"
 
 namespace kvgate {
 
 namespace {
 
-int connect_to(const std::string& host, uint16_t port, int timeout_ms) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return -1;
-  int fd = -1;
-  for (addrinfo* at = found; at != nullptr && fd < 0; at = at->ai_next) {
-    fd = ::socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
-    if (fd < 0) continue;
-    timeval limit{};
-    limit.tv_sec = timeout_ms / 1000;
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-    if (::connect(fd, at->ai_addr, at->ai_addrlen) != 0) {
-      ::close(fd);
-      fd = -1;
-    }
-  }
-  freeaddrinfo(found);
-  return fd;
-}
-
-bool send_all(int fd, const std::string& bytes) {
-  size_t sent = 0;
-  while (sent < bytes.size()) {
-    const ssize_t step = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
-    if (step <= 0) return false;
-    sent += static_cast<size_t>(step);
-  }
-  return true;
+// Puts all of a directory's files on the disk.
+bool sync_directory(const std::string& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool good = ::syncfs(fd) == 0;
+  ::close(fd);
+  return good;
 }
 
 }  // namespace
@@ -78,6 +54,7 @@ void Replica::follow(const std::string& host, uint16_t port) {
   std::lock_guard<std::mutex> guard(mutex_);
   host_ = host;
   port_ = port;
+  idle_.store(false);
   target_.fetch_add(1);
   const uint64_t one = 1;
   const ssize_t written = ::write(poked_, &one, sizeof one);
@@ -94,13 +71,21 @@ uint16_t Replica::port() const {
   return port_;
 }
 
+uint64_t Replica::lag() const {
+  const uint64_t theirs = master_sequence_.load();
+  const uint64_t ours = server_.storage().sequence();
+  return theirs > ours ? theirs - ours : 0;
+}
+
+void Replica::take_poke() {
+  uint64_t counter = 0;
+  const ssize_t got = ::read(poked_, &counter, sizeof counter);
+  static_cast<void>(got);
+}
+
 void Replica::pause(int milliseconds) {
   pollfd waiting{poked_, POLLIN, 0};
-  if (poll(&waiting, 1, milliseconds) > 0) {
-    uint64_t counter = 0;
-    const ssize_t got = ::read(poked_, &counter, sizeof counter);
-    static_cast<void>(got);
-  }
+  if (poll(&waiting, 1, milliseconds) > 0) take_poke();
 }
 
 void Replica::run() {
@@ -108,78 +93,148 @@ void Replica::run() {
     std::string host;
     uint16_t port = 0;
     uint64_t target = 0;
+    take_poke();
     {
       std::lock_guard<std::mutex> guard(mutex_);
       host = host_;
       port = port_;
       target = target_.load();
+      idle_.store(host.empty());
     }
     if (host.empty()) {
       pause(-1);
       continue;
     }
-    const int fd = connect_to(host, port, kAnswerMs);
-    if (fd >= 0) {
+    // Nobody reads or writes the log on behalf of our own time as a master any more.
+    server_.feeders().join();
+    server_.storage().settle();
+    Link link = Link::connect(host, port, kAnswerMs);
+    if (link.open() && ask(link)) {
       log_line(LogLevel::kInfo, "replicating from " + host + ":" + std::to_string(port));
-      tail(fd, target);
-      ::close(fd);
-      link_up_.store(false);
+      tail(link, target);
     }
+    link_up_.store(false);
     if (current(target)) pause(kReconnectMs);
   }
 }
 
-void Replica::tail(int fd, uint64_t target) {
+bool Replica::ask(Link& link) {
+  Storage& storage = server_.storage();
+  const uint64_t sequence = storage.sequence();
+  std::string proof = kNoProof;
+  if (!snapshot_.empty() && snapshot_end_ == sequence) {
+    proof = kSnapshotProof + snapshot_;
+  } else if (const std::optional<uint64_t> last = storage.fingerprint_at(sequence)) {
+    proof = kFingerprintProof + std::to_string(*last);
+  }
+  return link.send({"PSYNC", std::to_string(sequence + 1), proof, std::to_string(server_.port())});
+}
+
+void Replica::tail(Link& link, uint64_t target) {
+  Args frame;
   while (current(target)) {
-    size_t applied = 0;
-    if (!fetch(fd, applied)) return;
-    link_up_.store(true);
-    if (applied == 0) pause(kIdlePollMs);
+    const Link::Received received = link.receive(frame, kAnswerMs, poked_);
+    if (received == Link::Received::kNothing && !current(target)) return take_poke();
+    if (received != Link::Received::kFrame || frame.empty() || !take(link, frame)) return;
+    // One acknowledgement for all that came together.
+    if (unacknowledged_ && !link.more()) {
+      if (!link.send({"ACK", std::to_string(server_.storage().sequence())})) return;
+      unacknowledged_ = false;
+    }
   }
 }
 
-bool Replica::fetch(int fd, size_t& applied) {
-  const std::string from = std::to_string(server_.storage().sequence() + 1);
-  std::string request;
-  reply_array(request, 3);
-  reply_bulk(request, "FETCHBATCHES");
-  reply_bulk(request, from);
-  reply_bulk(request, std::to_string(kBatchesAtATime));
-  if (!send_all(fd, request)) return false;
-
-  // The answer is an array of bulk strings, which is the form that requests have.
-  RequestParser parser;
-  Args answer;
-  std::string input;
-  for (;;) {
-    const RequestParser::Result result = parser.next(input, answer);
-    if (result == RequestParser::Result::kRequest) break;
-    if (result == RequestParser::Result::kProtocolError) return false;
-    char chunk[64 << 10];
-    const ssize_t got = ::recv(fd, chunk, sizeof chunk, 0);
-    if (got <= 0) return false;
-    input.append(chunk, static_cast<size_t>(got));
+bool Replica::take(Link& link, const Args& frame) {
+  const std::string& what = frame[0];
+  if (what == "continue") {
+    link_up_.store(true);
+    return true;
   }
-  if (!answer.empty() && answer[0][0] == '-') {
-    log_line(LogLevel::kWarning, "the master refuses to replicate: " + input);
+  if (what == "ping" && frame.size() == 2) {
+    uint64_t latest = 0;
+    if (!parse_uint(frame[1], latest)) return false;
+    master_sequence_.store(latest);
+    return true;
+  }
+  if (what == "batch" && frame.size() == 4) return apply(frame);
+  if (what == "snapshot" && frame.size() == 4) return take_snapshot(link, frame);
+  std::string said;
+  for (const std::string& word : frame) said += " " + word.substr(0, 100);
+  log_line(LogLevel::kWarning, "the master does not let us replicate:" + said.substr(0, 200));
+  return false;
+}
+
+bool Replica::apply(const Args& frame) {
+  Storage& storage = server_.storage();
+  uint64_t latest = 0;
+  if (frame[1] != std::to_string(storage.sequence() + 1) || !parse_uint(frame[2], latest)) {
+    log_line(LogLevel::kWarning, "the master's log does not continue ours at " + frame[1]);
     return false;
   }
-  for (size_t i = 0; i + 1 < answer.size(); i += 2) {
-    if (!apply(answer[i + 1], answer[i])) return false;
-    ++applied;
+  master_sequence_.store(latest);
+  const WriteOutcome outcome = storage.apply(frame[3], WriteClass::kReplication);
+  if (!outcome.good()) {
+    refused_.fetch_add(1);
+    log_line(LogLevel::kWarning, "a batch from the master was not applied: " + outcome.detail);
+    return false;
   }
+  snapshot_.clear();
+  unacknowledged_ = true;
   return true;
 }
 
-bool Replica::apply(const std::string& bytes, const std::string& sequence) {
-  if (sequence != std::to_string(server_.storage().sequence() + 1)) {
-    log_line(LogLevel::kWarning, "the master's log does not continue ours at " + sequence);
+// "snapshot epoch sequence name": the master's log is not a continuation of ours.
+bool Replica::take_snapshot(Link& link, const Args& frame) {
+  LogPosition theirs;
+  if (!parse_uint(frame[1], theirs.epoch) || !parse_uint(frame[2], theirs.sequence)) return false;
+  const LogPosition ours = server_.storage().position();
+  // In one epoch one server writes: a log that is longer than its is not to be thrown away. Without epochs nobody knows.
+  if (ours.epoch != 0 && theirs.behind(ours)) {
+    refused_.fetch_add(1);
+    log_line(LogLevel::kWarning, "the master's database (epoch " + frame[1] + ", sequence " + frame[2] + ") is behind ours (epoch " +
+                                     std::to_string(ours.epoch) + ", sequence " + std::to_string(ours.sequence) + "), and is refused");
     return false;
   }
-  const WriteOutcome outcome = server_.storage().apply(bytes, WriteClass::kReplication);
-  if (outcome.kind == WriteOutcome::Kind::kAcknowledged) return true;
-  log_line(LogLevel::kWarning, "a batch from the master was not applied: " + outcome.detail);
-  return false;
+  const std::string incoming = server_.directory() + "/incoming";
+  std::error_code error;
+  std::filesystem::remove_all(incoming, error);
+  std::filesystem::create_directory(incoming, error);
+  log_line(LogLevel::kInfo, "taking the master's whole database");
+  std::string why = "it broke off";
+  const bool good = !error && receive_files(link, incoming) && server_.storage().replace(incoming, why);
+  std::filesystem::remove_all(incoming, error);
+  if (!good) {
+    log_line(LogLevel::kWarning, "the master's database was not taken: " + why);
+    return false;
+  }
+  full_syncs_.fetch_add(1);
+  snapshot_ = frame[3];
+  snapshot_end_ = server_.storage().sequence();
+  return false;  // ask again, from its end on
+}
+
+bool Replica::receive_files(Link& link, const std::string& directory) {
+  std::ofstream out;
+  uint64_t files = 0;
+  for (;;) {
+    Args frame;
+    const bool arrived = link.receive(frame, 10 * kAnswerMs, poked_) == Link::Received::kFrame;
+    if (!arrived || frame.size() != 2) return false;
+    if (frame[0] == "data") {
+      if (!out.write(frame[1].data(), static_cast<std::streamsize>(frame[1].size()))) return false;
+      continue;
+    }
+    if (out.is_open()) {
+      out.close();
+      if (!out) return false;
+    }
+    if (frame[0] == "end") return frame[1] == std::to_string(files) && sync_directory(directory);
+    // A name is the name of a file in this directory, and of nothing else.
+    if (frame[0] != "file" || frame[1].find('/') != std::string::npos || frame[1].empty() || frame[1][0] == '.') return false;
+    out.open(directory + "/" + frame[1], std::ios::binary | std::ios::trunc);
+    if (!out) return false;
+    ++files;
+  }
 }
 
 }  // namespace kvgate

@@ -9,9 +9,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "log.hpp"
 
 namespace kvgate {
+
+namespace {
+
+// How soon the epoch of a new office is written down.
+constexpr std::chrono::milliseconds kUpkeep{50};
+
+// What an earlier life did not finish: databases on their way to a replica, or from a master.
+void remove_leftovers(const std::string& directory) {
+  std::error_code ignored;
+  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "incoming" || name.rfind("snapshot-", 0) == 0) std::filesystem::remove_all(entry.path(), ignored);
+  }
+}
+
+}  // namespace
 
 bool Server::start(std::string& error) {
   const std::string dir = config_.text("dir");
@@ -20,6 +38,16 @@ bool Server::start(std::string& error) {
     return false;
   }
   cluster_enabled_ = config_.flag("cluster-enabled");
+  gate_reads(config_.flag("master-lease-gate-reads"));
+  directory_ = dir;
+  remove_leftovers(dir);
+  const std::string peers = config_.text("election-peers");
+  elects_ = !peers.empty();
+  if (elects_ && !election_.set_peers(peers, error)) return false;
+  if (elects_ && config_.text("master-lease-key").empty()) {
+    error = "election-peers needs master-lease-key: the office that they stand for";
+    return false;
+  }
 
   GateSettings gate_settings;
   gate_settings.mode = config_.text("master-lease-mode");
@@ -27,17 +55,28 @@ bool Server::start(std::string& error) {
   gate_settings.trust_receipt = config_.flag("master-lease-trust-receipt");
   gate_settings.own_lease_key = config_.text("master-lease-key");
   gate_settings.own_lease_ttl = std::chrono::milliseconds(config_.number("master-lease-ttl-ms"));
+  gate_settings.node = config_.tenure();
+  gate_settings.stands_as_replica = elects_;
   if (!gate_.open(gate_settings, error)) return false;
 
   Storage::Settings storage_settings;
   storage_settings.path = dir + "/db";
   storage_settings.sync = config_.flag("sync-writes");
+  storage_settings.replicated = [this](uint64_t sequence) {
+    return feeders_.wait(sequence, config_.number("min-replicas-ack"), config_.number("replica-ack-timeout-ms"));
+  };
   if (!storage_.open(storage_settings, &gate_, error)) return false;
   if (cluster_enabled_ && !cluster_.open(dir + "/nodes.conf", error)) return false;
   if (!replica_.start(error) || !listen(error)) return false;
 
-  if (cluster_enabled_) follow_topology();
+  if (elects_) {
+    gate_.set_role(Role::kReplica);
+  } else if (cluster_enabled_) {
+    follow_topology();
+  }
   if (!gate_.serve(error)) return false;
+  upkeep_ = std::thread([this] { upkeep(); });
+  pthread_setname_np(upkeep_.native_handle(), "kv-upkeep");
   admin_ = std::make_unique<EventLoop>(*this, Lane::kAdmin);
   if (!admin_->start(-1, "kv-admin", error)) return false;
   const long workers = config_.number("workers");
@@ -46,7 +85,20 @@ bool Server::start(std::string& error) {
     if (!workers_.back()->start(-1, "kv-worker-" + std::to_string(i), error)) return false;
   }
   control_ = std::make_unique<EventLoop>(*this, Lane::kControl);
-  return control_->start(listener_, "kv-control", error);
+  if (!control_->start(listener_, "kv-control", error)) return false;
+  if (elects_ && !election_.start(error)) return false;
+  const long metrics_port = config_.number("metrics-port");
+  return metrics_port == 0 || metrics_.start(config_.text("bind"), static_cast<uint16_t>(metrics_port), error);
+}
+
+void Server::upkeep() {
+  std::unique_lock<std::mutex> lock(upkeep_mutex_);
+  while (!stopping_) {
+    upkeep_ends_.wait_for(lock, kUpkeep);
+    lock.unlock();
+    storage_.announce_epoch();
+    lock.lock();
+  }
 }
 
 bool Server::listen(std::string& error) {
@@ -73,11 +125,23 @@ bool Server::listen(std::string& error) {
 }
 
 void Server::stop() {
+  election_.stop();
+  metrics_.stop();
+  // Who waits for replicas is told that there are none.
+  feeders_.retire();
   // The control loop accepts connections and hands them on, so it ends first.
   if (control_) control_->stop();
   if (admin_) admin_->stop();
   for (std::unique_ptr<EventLoop>& worker : workers_) worker->stop();
   replica_.stop();
+  feeders_.retire();
+  feeders_.join();
+  {
+    std::lock_guard<std::mutex> guard(upkeep_mutex_);
+    stopping_ = true;
+  }
+  upkeep_ends_.notify_all();
+  if (upkeep_.joinable()) upkeep_.join();
   if (listener_ >= 0) ::close(listener_);
   listener_ = -1;
   // The gate closes before the database, so that nothing can be acknowledged in between.
@@ -99,12 +163,14 @@ void Server::set_replica_of(const std::string& host, uint16_t port) {
   if (role == gate_.role() && host == replica_.host() && port == replica_.port()) return;
   // The lease goes before anything is fetched, so that no client write mixes with the master's.
   gate_.set_role(role);
+  if (role == Role::kReplica) feeders_.retire();
   replica_.follow(host, port);
   log_line(LogLevel::kInfo, host.empty() ? "role: master"
                                          : "role: replica of " + host + ":" + std::to_string(port));
 }
 
 void Server::follow_topology() {
+  if (elects_) return;
   ClusterNode me;
   if (!cluster_.me(me)) return;
   if (me.master) {

@@ -4,16 +4,21 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cluster.hpp"
 #include "config.hpp"
+#include "election.hpp"
 #include "event_loop.hpp"
+#include "feeder.hpp"
 #include "gatekeeper.hpp"
+#include "metrics.hpp"
 #include "replica.hpp"
 #include "storage.hpp"
 
@@ -21,7 +26,8 @@ namespace kvgate {
 
 class Server {
  public:
-  explicit Server(Config& config) : config_(config), replica_(*this) {}
+  explicit Server(Config& config)
+      : config_(config), feeders_(*this), replica_(*this), election_(*this), metrics_(*this) {}
 
   // Opens everything and starts serving. Call it after going to the background: the library and
   // RocksDB start threads, which a fork would lose.
@@ -42,6 +48,13 @@ class Server {
   Gatekeeper& gate() { return gate_; }
   Cluster& cluster() { return cluster_; }
   Replica& replica() { return replica_; }
+  Feeders& feeders() { return feeders_; }
+  Election& election() { return election_; }
+  // Whether the servers settle among themselves who is master.
+  bool elects() const { return elects_; }
+  const std::string& directory() const { return directory_; }
+  bool gates_reads() const { return gates_reads_.load(std::memory_order_relaxed); }
+  void gate_reads(bool gated) { gates_reads_.store(gated); }
   bool cluster_enabled() const { return cluster_enabled_; }
   uint16_t port() const { return port_; }
 
@@ -55,12 +68,16 @@ class Server {
 
  private:
   bool listen(std::string& error);
+  void upkeep();
 
   Config& config_;
   Storage storage_;
   Gatekeeper gate_;
   Cluster cluster_;
+  Feeders feeders_;
   Replica replica_;
+  Election election_;
+  MetricsEndpoint metrics_;
   std::unique_ptr<EventLoop> control_;
   std::unique_ptr<EventLoop> admin_;
   std::vector<std::unique_ptr<EventLoop>> workers_;
@@ -69,10 +86,20 @@ class Server {
   std::atomic<int64_t> connections_{0};
   std::atomic<uint64_t> commands_{0};
   std::mutex role_mutex_;
+  std::mutex upkeep_mutex_;
+  std::condition_variable upkeep_ends_;
+  bool stopping_ = false;
+  std::thread upkeep_;
+  std::string directory_;
+  bool elects_ = false;
+  std::atomic<bool> gates_reads_{false};
   bool cluster_enabled_ = false;
   int listener_ = -1;
   uint16_t port_ = 0;
 };
+
+// The numbers of INFO, in Prometheus' text format.
+std::string describe_metrics(Server& server);
 
 // INFO's text; an empty section, "all", "default" and "everything" give all sections.
 std::string describe(Server& server, const std::string& section);

@@ -1,18 +1,23 @@
-// RocksDB behind the server: reads, and the one function through which every write goes.
+// RocksDB behind the server: reads, and the one class through which every write goes.
 #pragma once
 
 #include <rocksdb/db.h>
+#include <rocksdb/transaction_log.h>
 #include <rocksdb/utilities/write_batch_with_index.h>
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "epoch.hpp"
 #include "gatekeeper.hpp"
 
 namespace kvgate {
@@ -22,12 +27,13 @@ struct WriteOutcome {
   enum class Kind {
     kAcknowledged,
     kRefused,    // the gate was closed: nothing was written
-    kUncertain,  // written, but the lease had run out before it was complete
+    kUncertain,  // written, but the lease had run out before it was complete, or too few replicas have it
     kFailed,     // RocksDB reported an error
   };
   Kind kind = Kind::kAcknowledged;
   uint64_t epoch = 0;
   std::string detail;  // the gate's reason, or RocksDB's message
+  bool good() const { return kind == Kind::kAcknowledged; }
 };
 
 // The writes of one command, or of all commands between MULTI and EXEC. Reads through it see them.
@@ -63,9 +69,18 @@ class Unit {
 struct LoggedBatch {
   uint64_t sequence = 0;
   uint64_t count = 0;
-  bool stamped = false;
-  uint64_t epoch = 0;
+  std::optional<uint64_t> epoch;
   std::string bytes;
+  uint64_t last() const { return sequence + count - 1; }
+};
+
+// The end of a database's log. Of two logs the one with the later epoch is ahead, and in one epoch the longer one.
+struct LogPosition {
+  uint64_t epoch = 0;
+  uint64_t sequence = 0;
+  bool behind(const LogPosition& other) const {
+    return epoch != other.epoch ? epoch < other.epoch : sequence < other.sequence;
+  }
 };
 
 class Storage {
@@ -73,27 +88,49 @@ class Storage {
   struct Settings {
     std::string path;
     bool sync = false;  // fsync the write-ahead log before a write is acknowledged
+    // Waits until enough replicas hold everything up to this sequence number; false when they do not.
+    std::function<bool(uint64_t)> replicated;
   };
 
   bool open(const Settings& settings, Gatekeeper* gate, std::string& error);
   void close();
 
-  // The only way to write. Takes a permit, stamps its epoch into the batch, writes it, and asks
-  // the gate again before it answers. A batch without a write in it is never refused.
+  // Takes a permit, writes the batch under it, and asks the gate again before it answers. A batch without a write in it is never
+  // refused.
   WriteOutcome commit(rocksdb::WriteBatch* batch, WriteClass write_class);
 
-  // Applies a serialised batch: a client's on a master, the master's on a replica (which keeps the
-  // stamp that the batch came with, and refuses one whose epoch is behind that of its own log).
+  // Applies a serialised batch: a client's on a master, the master's on a replica (which keeps the stamp that the batch
+  // came with, and refuses one whose epoch is behind that of its own log).
   WriteOutcome apply(const std::string& bytes, WriteClass write_class);
+
+  // Writes the record of the epoch under which the gate is open, if it is not there: so every replica refuses what is older before
+  // the first client's write of this epoch.
+  void announce_epoch();
+
+  // Waits until no client's write is on its way to the database that was let in under an earlier role.
+  void settle() { order_.settle(); }
 
   // Reads batches from `from` on out of the write-ahead log, at most `limit` of them.
   rocksdb::Status read_log(uint64_t from, size_t limit, std::vector<LoggedBatch>& out);
+  // The fingerprint of the batch that ends at `sequence`; nothing when the log does not reach back to it.
+  std::optional<uint64_t> fingerprint_at(uint64_t sequence);
+
+  // Puts the database in `path` (a checkpoint of a master's) in the place of this one. Refused when its epoch is behind.
+  bool replace(const std::string& path, std::string& error);
 
   // Holds RocksDB's write-ahead log locked for `milliseconds`: a write stall made to order.
   rocksdb::Status stall(uint64_t milliseconds);
 
-  uint64_t sequence() const { return db_->GetLatestSequenceNumber(); }
-  rocksdb::DB* db() { return db_.get(); }
+  // Never waits. While the database is being replaced it is that of the old one.
+  uint64_t sequence() const;
+  LogPosition position() const { return {order_.highest(), sequence()}; }
+
+  // While it is held, db() is valid and not replaced.
+  using Use = std::shared_lock<std::shared_mutex>;
+  Use use() const { return Use(use_mutex_); }
+  rocksdb::DB* db() const { return db_.get(); }
+  // Changes whenever the database is replaced.
+  uint64_t generation() const { return generation_.load(); }
 
   // Locks the keys that a unit reads and writes, in an order that cannot deadlock.
   class KeyLocks {
@@ -109,26 +146,56 @@ class Storage {
   };
 
  private:
+  friend class PermittedWrites;
   static constexpr size_t kLockStripes = 1024;
 
+  bool open_database(std::string& error);
   bool write_format_marker(std::string& error);
-  bool recover_epoch(std::string& error);
-  void raise_epoch(uint64_t epoch);
+  bool read_record(rocksdb::DB* db, std::string& record, std::string& error) const;
+  rocksdb::Status write(rocksdb::WriteBatch* batch, const EpochOrder::Turn& turn, uint64_t epoch);
 
   std::unique_ptr<rocksdb::DB> db_;
+  Settings settings_;
   Gatekeeper* gate_ = nullptr;
   rocksdb::WriteOptions write_options_;
-  // The highest epoch stamped into this database's log: a replica accepts nothing behind it.
-  std::atomic<uint64_t> log_epoch_{0};
+  EpochOrder order_;
+  mutable std::shared_mutex use_mutex_;
+  mutable std::atomic<uint64_t> last_sequence_{0};
+  std::atomic<uint64_t> generation_{1};
   std::array<std::mutex, kLockStripes> locks_;
 };
 
-// The epoch stamp, as it stands in a batch's log data: it reaches the write-ahead log and every
-// reader of it, costs no sequence number, and is not part of the data.
-constexpr std::string_view kEpochStampMagic = "tenure:epoch:1:";
-using EpochStamp = std::array<char, kEpochStampMagic.size() + sizeof(uint64_t)>;
-EpochStamp encode_epoch_stamp(uint64_t epoch);
-// The last stamp in `batch`; false when it has none.
-bool find_epoch_stamp(const rocksdb::WriteBatch& batch, uint64_t& epoch);
+// One permit, any number of writes under it, and one verdict on all of them: the only way to write.
+class PermittedWrites {
+ public:
+  PermittedWrites(Storage& storage, WriteClass write_class);
+
+  // Stamps the permit's epoch into the batch and writes it. What is good is written, and not acknowledged yet.
+  WriteOutcome write(rocksdb::WriteBatch* batch);
+  // Writes a master's batch as it is.
+  WriteOutcome write_replicated(rocksdb::WriteBatch* batch, const BatchFacts& facts);
+  // Acknowledges them all, or none.
+  WriteOutcome finish();
+
+ private:
+  WriteOutcome refused(const char* reason) const;
+
+  Storage& storage_;
+  const WriteClass class_;
+  Admission admission_;
+};
+
+// Reads the write-ahead log from a place on, and goes on reading as it grows.
+class LogTail {
+ public:
+  LogTail(Storage& storage, uint64_t from) : storage_(storage), next_(from) {}
+  // True with a batch; false at the log's end, for now, or with an error.
+  bool read(LoggedBatch& batch, std::string& error);
+
+ private:
+  Storage& storage_;
+  uint64_t next_;
+  std::unique_ptr<rocksdb::TransactionLogIterator> iterator_;
+};
 
 }  // namespace kvgate
