@@ -91,6 +91,8 @@ class Error {
   // The fencing token or epoch that it is about, or 0.
   uint64_t token() const noexcept { return raw_.token; }
   int os_errno() const noexcept { return raw_.os_errno; }
+  // After how long the same call can succeed, where that is known (TENURE_TOO_EARLY); or zero.
+  milliseconds retry_after() const noexcept { return detail::from_ms(raw_.retry_after_ms); }
 
  private:
   tenure_error raw_;
@@ -459,5 +461,6 @@ class Session {
 #include "tenure_node.hpp"
 #include "tenure_lock.hpp"
 #include "tenure_fence.hpp"
+#include "tenure_granter.hpp"
 
 #endif  // TENURE_HPP

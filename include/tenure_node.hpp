@@ -119,6 +119,12 @@ class Node {
       return tenure_node_locks(get(), detail::bytes(prefix), limit, buf, len, needed, e);
     });
   }
+  // JSON: what granters have promised.
+  Result<std::string> promises(std::string_view prefix, size_t limit) const {
+    return detail::fetch([&](char* buf, size_t len, size_t* needed, tenure_error* e) {
+      return tenure_node_promises(get(), detail::bytes(prefix), limit, buf, len, needed, e);
+    });
+  }
   // Destroy the subscription before the node.
   Result<Subscription> subscribe(Subscription::Function f) { return Subscription::open(get(), std::move(f)); }
   Result<int> event_fd() const {

@@ -343,7 +343,7 @@ fn c16_a_session_renewal_revives_no_grant_that_has_run_out() {
         b.hold(a, name, &Spec { ttl_ms: 1_000, ..Spec::default() });
     }
     b.stamp.ticks_ms += 5_000;
-    assert_eq!(b.ask(a, Op::RenewSession), Outcome::Renewed { remaining_ms: 10_000 });
+    assert_eq!(b.ask(a, Op::RenewSession), Outcome::Renewed { remaining_ms: 10_000, clock_ms: 5_000 });
     assert!(["x", "y", "z"].iter().all(|name| b.holders(name).is_empty()));
     assert_eq!(b.events().iter().filter(|e| matches!(e, Event::Lost { why: LossReason::Expired, .. })).count(), 3, "each is told once");
 }

@@ -29,6 +29,7 @@ from tenure._types import (
 from tenure.errors import *  # noqa: F403
 from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, read_epoch
 from tenure.gate import Gate
+from tenure.granter import Granter, Order, Promise
 from tenure.node import Node, Session
 from tenure.plug import Capabilities, LockHolder, LockService
 
@@ -44,6 +45,7 @@ __all__ = [  # noqa: PLE0604
     "Gate",
     "GateMode",
     "Grant",
+    "Granter",
     "Grants",
     "HeartbeatReply",
     "Holder",
@@ -55,7 +57,9 @@ __all__ = [  # noqa: PLE0604
     "LockService",
     "Lost",
     "Node",
+    "Order",
     "Permit",
+    "Promise",
     "Session",
     "Verdict",
     "WriteClass",

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenure import node as _sync
 from tenure._aio_gate import Gate
+from tenure._aio_granter import Granter, open_granter
 from tenure._grant import BaseGrant
 from tenure._grant import Lost as _Lost
 from tenure._inbox import inbox
 from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo
 from tenure.errors import Error, HeldError, LockDelayError, LockTimeout, MisuseError
 from tenure.gate import Permit, Verdict
+from tenure.granter import Order, Promise
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self, Unpack
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Gate", "Grant", "Grants", "Lost", "Node", "Permit", "Session", "Verdict"]
+__all__ = ["Gate", "Grant", "Granter", "Grants", "Lost", "Node", "Order", "Permit", "Promise", "Session", "Verdict"]
 
 
 class _Claim:
@@ -428,6 +430,14 @@ class Node(_Locks):
     async def locks(self, prefix: Key = b"", limit: int = 1000) -> list[LockInfo]:
         """As :meth:`tenure.Node.locks`."""
         return await self._run(self._sync.locks, prefix, limit)
+
+    async def granter(self, lock: Key, ttl: Duration = 10.0, timeout: Duration | None = None) -> Granter:
+        """As :meth:`tenure.Node.granter`. Cancelled, it holds nothing in the end."""
+        return await open_granter(lambda: self._sync.granter(lock, ttl, timeout))
+
+    async def promises(self, prefix: Key = b"", limit: int = 1000) -> list[Promise]:
+        """As :meth:`tenure.Node.promises`."""
+        return await self._run(self._sync.promises, prefix, limit)
 
     async def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. As :meth:`tenure.Node.gate`."""

@@ -34,13 +34,16 @@ class Error(Exception):
     token: int
     #: The cause as one stable word, for a status that has several (``DeniedError``); else empty.
     reason: str
+    #: After how many seconds the same call can succeed, where that is known (``TooEarlyError``); else 0.
+    retry_after: float
 
-    def __init__(self, message: str = "", *, os_errno: int = 0, token: int = 0, reason: str = "") -> None:
+    def __init__(self, message: str = "", *, os_errno: int = 0, token: int = 0, reason: str = "", retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.message = message
         self.os_errno = os_errno
         self.token = token
         self.reason = reason
+        self.retry_after = retry_after
         if os_errno and isinstance(self, OSError):
             OSError.__init__(self, os_errno, message)
 
@@ -48,17 +51,17 @@ class Error(Exception):
         return self.message or self.status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.os_errno, self.token, self.reason)
+        return _rebuild, (type(self), self.message, self.os_errno, self.token, self.reason, self.retry_after)
 
 
-def _rebuild(cls: type[Error], message: str, os_errno: int, token: int, reason: str) -> Error:
-    return cls(message, os_errno=os_errno, token=token, reason=reason)
+def _rebuild(cls: type[Error], message: str, os_errno: int, token: int, reason: str, retry_after: float) -> Error:
+    return cls(message, os_errno=os_errno, token=token, reason=reason, retry_after=retry_after)
 
 
-def from_status(code: int, message: str, os_errno: int, token: int, reason: str) -> Error:
+def from_status(code: int, message: str, os_errno: int, token: int, reason: str, retry_after: float = 0.0) -> Error:
     """The exception for a status of the core. An unknown code gives :class:`Error`."""
     cls = BY_CODE.get(code, Error)
-    return cls(message, os_errno=os_errno, token=token, reason=reason)
+    return cls(message, os_errno=os_errno, token=token, reason=reason, retry_after=retry_after)
 
 
 # Generated from src/base/status.rs: begin

@@ -18,6 +18,7 @@ from tenure._settings import settings
 from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo, lock_info
 from tenure.errors import Error, ForkedError, MisuseError
 from tenure.gate import Gate
+from tenure.granter import Granter, Promise
 from tenure.plug import LockService, Runner
 
 if TYPE_CHECKING:
@@ -262,6 +263,17 @@ class Node(Locks):
     def locks(self, prefix: Key = b"", limit: int = 1000) -> list[LockInfo]:
         """Locks whose names start with ``prefix``, by name, at most ``limit`` of them."""
         return [lock_info(row) for row in self._open.locks(prefix, limit)]
+
+    def granter(self, lock: Key, ttl: Duration = 10.0, timeout: Duration | None = None) -> Granter:
+        """Makes this node the granter of offices: waits for ``lock`` for at most ``timeout`` (``None``: as long as it takes) and holds it.
+
+        ``with node.granter("controller") as granter:``. Raises ``LockTimeout``, or ``HeldError`` for a timeout of 0.
+        """
+        return Granter(self._open.granter(lock, ttl, timeout))
+
+    def promises(self, prefix: Key = b"", limit: int = 1000) -> list[Promise]:
+        """What granters have promised about the offices whose names start with ``prefix``, by name, at most ``limit`` of them."""
+        return [Promise(*row) for row in self._open.promises(prefix, limit)]
 
     def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. Options are the ``gate.*`` settings without the prefix: ``node.gate("writes", leash=0.5)``.

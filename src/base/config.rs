@@ -136,6 +136,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "Shortest lease that a heartbeat may give; a shorter one is refused.",
     },
     Setting {
+        name: "granter_trust_receipt",
+        form: BOOL,
+        default: "false",
+        text: "Named weaker mode: a granter may send leases without a nonce, whose holders count from receipt. Such a lease can outlive what was promised by as long as it was under way.",
+    },
+    Setting {
         name: "heartbeat_ms",
         form: Form::Number(5, 10_000),
         default: "35",

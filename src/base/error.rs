@@ -14,13 +14,14 @@ pub struct Error {
     status: Status,
     os_errno: i32,
     token: u64,
+    retry_after_ms: u64,
     message: Cow<'static, str>,
 }
 
 impl Error {
     /// An error of `status` whose message names what was wrong.
     pub fn new(status: Status, message: impl Into<Cow<'static, str>>) -> Error {
-        Error { status, os_errno: 0, token: 0, message: message.into() }
+        Error { status, os_errno: 0, token: 0, retry_after_ms: 0, message: message.into() }
     }
 
     /// [`Status::InvalidArgument`] naming the argument and the reason.
@@ -36,6 +37,12 @@ impl Error {
     /// The same error, carrying the fencing token or epoch that it is about.
     pub fn with_token(mut self, token: u64) -> Error {
         self.token = token;
+        self
+    }
+
+    /// The same error, carrying after how long the same call can succeed, ms.
+    pub fn with_retry_after(mut self, ms: u64) -> Error {
+        self.retry_after_ms = ms;
         self
     }
 
@@ -58,6 +65,11 @@ impl Error {
     /// The fencing token or epoch that it is about, or 0.
     pub fn token(&self) -> u64 {
         self.token
+    }
+
+    /// After how long the same call can succeed, ms, where that is known; or 0.
+    pub fn retry_after_ms(&self) -> u64 {
+        self.retry_after_ms
     }
 
     /// One sentence for a person, naming the argument, file, limit or key concerned.

@@ -31,6 +31,8 @@ pub enum Status {
     Uncertain = 8,
     /// The lock is in its delay after an involuntary loss.
     LockDelay = 9,
+    /// A former holder of the office may still act. The error says for how long at most.
+    TooEarly = 10,
 
     /// An argument is out of range, of the wrong form, or NULL where it may not be. The message names it.
     InvalidArgument = 100,
@@ -124,6 +126,7 @@ impl Status {
         Status::Denied,
         Status::Uncertain,
         Status::LockDelay,
+        Status::TooEarly,
         Status::InvalidArgument,
         Status::Misuse,
         Status::WouldDeadlock,
@@ -164,6 +167,7 @@ impl Status {
                 spec!("UNCERTAIN", "UncertainError", "", MAYBE_APPLIED, "the write ran past its lease and must not be acknowledged")
             }
             Status::LockDelay => spec!("LOCK_DELAY", "LockDelayError", "", RETRIABLE, "the lock is in its delay after an involuntary loss"),
+            Status::TooEarly => spec!("TOO_EARLY", "TooEarlyError", "", RETRIABLE, "a former holder of the office may still act"),
             Status::InvalidArgument => spec!("INVALID_ARGUMENT", "InvalidArgumentError", "ValueError", 0, "an argument is not acceptable"),
             Status::Misuse => spec!("MISUSE", "MisuseError", "", 0, "the call is not allowed in this state"),
             Status::WouldDeadlock => spec!("WOULD_DEADLOCK", "WouldDeadlockError", "", 0, "the call would wait for itself"),

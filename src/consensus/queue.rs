@@ -54,6 +54,7 @@ fn weight(request: &Request) -> usize {
         Op::Release { key: k, .. } | Op::Renew { key: k, .. } | Op::ForceRelease { key: k, .. } => key(k),
         Op::OpenSession { name, .. } => name.len(),
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
+        Op::Promise(op) => op.bytes(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token};
 use crate::ledger::{
-    Asks, Counts, Cx, Hub, LockInfo, NEVER, Now, Op, Outcome, Params, Probe, Request, SessionInfo, Shard, Shards, Spec, Wait, World, page,
-    shard_of,
+    Asks, Counts, Cx, Hub, LockInfo, NEVER, Now, Op, Outcome, Params, Probe, PromiseInfo, Request, SessionInfo, Shard, Shards, Spec, Wait,
+    World, page, shard_of,
 };
 
 use super::delivery::Delivery;
@@ -374,6 +374,15 @@ impl MemoryEngine {
             keys.extend(cell.0.lock().map_err(|_| self.refusal_after_panic())?.keys(prefix, after, limit));
         }
         page(keys, limit).iter().filter_map(|key| self.lock(key).transpose()).collect()
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`MemoryEngine::try_acquire`].
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
+        self.ready()?;
+        Ok(self.hub.promise_infos(prefix, limit, self.now()))
     }
 
     /// The living sessions, by number.

@@ -257,7 +257,7 @@ fn threads_exclude_each_other_and_all_get_served() {
                         assert_eq!(released, Outcome::Released { left: 0 });
                     }
                 }
-                assert_eq!(engine.execute(&ask(session, Op::RenewSession)).unwrap(), Outcome::Renewed { remaining_ms: 60_000 });
+                assert!(matches!(engine.execute(&ask(session, Op::RenewSession)).unwrap(), Outcome::Renewed { remaining_ms: 60_000, .. }));
             }
             assert_eq!(engine.execute(&ask(session, Op::CloseSession)).unwrap(), Outcome::Closed);
         })

@@ -14,8 +14,8 @@ mod raft_test;
 
 use std::time::Duration;
 
-use crate::base::{Error, Key, Moment, Result, SessionId, Token};
-use crate::ledger::{Counts, Event, LockInfo, Outcome, Request, SessionInfo, Spec};
+use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
+use crate::ledger::{Counts, Event, LockInfo, Outcome, PromiseInfo, Request, SessionInfo, Spec};
 
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
@@ -180,6 +180,19 @@ impl Engine {
             Engine::Durable(engine) => engine.locks(prefix, after, limit),
             Engine::Raft(engine) => engine.locks(prefix, after, limit),
             Engine::Plugged(engine) => engine.locks(),
+        }
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
+        match self {
+            Engine::Memory(engine) => engine.promises(prefix, limit),
+            Engine::Durable(engine) => engine.promises(prefix, limit),
+            Engine::Raft(engine) => engine.promises(prefix, limit),
+            Engine::Plugged(_) => Err(Error::new(Status::Misuse, "promises are not offered by this lock service")),
         }
     }
 

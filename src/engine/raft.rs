@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
-use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, Request, SessionInfo, Spec};
+use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec};
 use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Owner, RedbState, Wal};
@@ -364,6 +364,15 @@ impl RaftEngine {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
         let (prefix, after) = (prefix.to_vec(), after.cloned());
         self.read(move |ledger| ledger.locks(&prefix, after.as_ref(), limit))
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
+        let prefix = prefix.to_vec();
+        self.read(move |ledger| ledger.promises(&prefix, limit))
     }
 
     /// The living sessions, by number.

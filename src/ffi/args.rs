@@ -66,6 +66,18 @@ impl<T> Out<T> {
         Ok(Out(place))
     }
 
+    /// What is there; `None` for NULL.
+    ///
+    /// # Safety
+    /// The place that this was made of must hold a value, or be NULL.
+    pub(super) unsafe fn get(&self) -> Option<T>
+    where
+        T: Copy,
+    {
+        // SAFETY: checked for alignment; the rest is the caller's promise.
+        (!self.0.is_null()).then(|| unsafe { self.0.read() })
+    }
+
     /// Writes the result.
     ///
     /// # Safety

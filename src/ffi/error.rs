@@ -33,14 +33,20 @@ pub(super) fn report(err: *mut tenure_error, ended: Result<()>) -> i32 {
 #[cold]
 pub(super) fn failed(err: *mut tenure_error, e: &Error) -> i32 {
     fill(err, e.status(), e.os_errno(), e.token(), e.message());
+    if e.retry_after_ms() != 0 && !err.is_null() && err.is_aligned() {
+        // SAFETY: as in `fill`.
+        unsafe { (&raw mut (*err).retry_after_ms).write(e.retry_after_ms()) };
+    }
     e.status() as i32
 }
 
 /// The error as C data.
 pub(super) fn plain(ended: &Result<()>) -> tenure_error {
-    let mut out = tenure_error { struct_size: 256, status: 0, flags: 0, os_errno: 0, token: 0, reserved: [0; 2], message: [0; 216] };
+    let mut out =
+        tenure_error { struct_size: 256, status: 0, flags: 0, os_errno: 0, token: 0, retry_after_ms: 0, reserved: 0, message: [0; 216] };
     if let Err(e) = ended {
         fill(&mut out, e.status(), e.os_errno(), e.token(), e.message());
+        out.retry_after_ms = e.retry_after_ms();
     }
     out
 }
@@ -61,7 +67,8 @@ fn fill(err: *mut tenure_error, status: Status, os_errno: i32, token: u64, messa
         (&raw mut (*err).flags).write(status.spec().flags);
         (&raw mut (*err).os_errno).write(os_errno);
         (&raw mut (*err).token).write(token);
-        (&raw mut (*err).reserved).write([0; 2]);
+        (&raw mut (*err).retry_after_ms).write(0);
+        (&raw mut (*err).reserved).write(0);
         let to = (&raw mut (*err).message).cast::<u8>();
         std::ptr::copy_nonoverlapping(message.as_ptr(), to, end);
         to.add(end).write(0);

@@ -17,6 +17,7 @@ mod event;
 mod fence;
 mod gate;
 mod gate_cold;
+mod granter;
 mod guard;
 mod inject;
 mod log;

@@ -28,8 +28,10 @@ pub struct tenure_error {
     pub os_errno: i32,
     /// The fencing token or epoch that it is about, for example the holder's with #TENURE_HELD; or 0.
     pub token: u64,
+    /// After how long the same call can succeed, in ms, where that is known (#TENURE_TOO_EARLY); or 0.
+    pub retry_after_ms: u64,
     /// 0.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
     /// One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
     pub message: [c_char; 216],
 }
@@ -88,6 +90,14 @@ pub struct tenure_epoch_pass {
 pub struct tenure_epoch_record {
     /// Opaque; the same on every machine.
     pub bytes: [u8; 24],
+}
+
+/// A granter of offices. 0 names none. Any thread may use it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tenure_granter {
+    /// Opaque.
+    pub id: u64,
 }
 
 /// How a lock is shared.

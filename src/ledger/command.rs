@@ -6,6 +6,8 @@
 use crate::base::codec::{Decode, Encode};
 use crate::base::{Key, SessionId, Token};
 
+use super::promise::PromiseOp;
+
 pub use super::event::Event;
 pub use super::outcome::{Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, WaitEnd};
 
@@ -170,4 +172,6 @@ pub enum Op {
     },
     /// Only moves the clock.
     Tick,
+    /// Records until when the holder of an office may act.
+    Promise(PromiseOp),
 }

@@ -11,6 +11,7 @@ use crate::base::{Key, SessionId, Token};
 
 use super::command::{Event, Fault, LimitKind, Mode, Outcome, Refusal, Spec};
 use super::params::Params;
+use super::promise::{Promise, PromiseInfo};
 use super::session::Sessions;
 use super::slab::{AMOUNT_MAX, Name, Probe};
 use super::view::SessionInfo;
@@ -39,6 +40,8 @@ pub(crate) struct Hub {
     seeds: [u64; 3],
     /// By first ticket.
     groups: Mutex<BTreeMap<u64, Group>>,
+    /// By office.
+    promises: Mutex<BTreeMap<Key, Promise>>,
     /// A counter for tokens and tickets both, so that one order covers them.
     counter: Apart<AtomicU64>,
     budget: Apart<AtomicU64>,
@@ -57,6 +60,7 @@ impl Hub {
             seeds: [0u64, 1, 2].map(|n| hasher.hash_one(n) | 1),
             hasher,
             groups: Mutex::default(),
+            promises: Mutex::default(),
             counter: Apart(AtomicU64::new(0)),
             budget: Apart(AtomicU64::new(params.max_locks)),
             batch: (params.max_locks / (4 * shards as u64)).clamp(1, 64),
@@ -132,6 +136,17 @@ impl Hub {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn promises(&self) -> MutexGuard<'_, BTreeMap<Key, Promise>> {
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    pub(crate) fn promise_infos(&self, prefix: &[u8], limit: usize, now: u64) -> Vec<PromiseInfo> {
+        let promises = self.promises();
+        let matching = promises.iter().filter(|(office, _)| office.as_bytes().starts_with(prefix)).take(limit);
+        matching.map(|(office, p)| p.info(office.clone(), now)).collect()
+    }
+
     /// The group that a ticket belongs to, by its first ticket.
     pub(super) fn group_of(&self, ticket: u64) -> Option<u64> {
         self.groups().range(..=ticket).next_back().map(|(first, _)| *first)
@@ -159,7 +174,7 @@ impl Hub {
             return None;
         }
         Some(match self.sessions.renew(session, now) {
-            Some(remaining_ms) => Outcome::Renewed { remaining_ms },
+            Some(remaining_ms) => Outcome::Renewed { remaining_ms, clock_ms: now },
             None => Outcome::Refused(Refusal::NoSession),
         })
     }

@@ -9,6 +9,7 @@ mod event;
 mod hub;
 mod outcome;
 mod params;
+mod promise;
 mod query;
 mod queue;
 mod session;
@@ -26,6 +27,7 @@ pub use command::{
 };
 pub(crate) use hub::{Cx, Hub, NEVER, Now};
 pub use params::Params;
+pub use promise::{Granting, PromiseInfo, PromiseOp, Promised};
 pub(crate) use query::page;
 pub(crate) use shard::{Asks, Shard};
 pub(crate) use slab::Probe;

@@ -5,6 +5,8 @@ use crate::base::codec::{Decode, Encode};
 use crate::base::error::Error;
 use crate::base::{SessionId, Status, Token};
 
+use super::promise::Promised;
+
 /// What was in the way of an acquisition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Obstacle {
@@ -57,6 +59,8 @@ pub enum LimitKind {
     MetadataBytes,
     /// Keys in one request.
     KeysPerRequest,
+    /// Offices with a promise.
+    Offices,
 }
 
 /// What is wrong with a request, whatever the state.
@@ -109,6 +113,7 @@ impl From<Refusal> for Error {
                     LimitKind::WaitersPerKey => "max_waiters_per_key",
                     LimitKind::MetadataBytes => "metadata",
                     LimitKind::KeysPerRequest => "keys",
+                    LimitKind::Offices => "offices",
                 };
                 let status = match kind {
                     LimitKind::MetadataBytes | LimitKind::KeysPerRequest => Status::InvalidArgument,
@@ -149,6 +154,8 @@ pub enum Outcome {
     Renewed {
         /// How long, ms.
         remaining_ms: u64,
+        /// The ledger's clock, ms: how much time has passed between two renewals, as everybody but the asker sees it.
+        clock_ms: u64,
     },
     /// The session is closed.
     Closed,
@@ -194,4 +201,6 @@ pub enum Outcome {
     Ticked,
     /// Nothing was done.
     Refused(Refusal),
+    /// How an operation on a promise ended.
+    Promise(Promised),
 }

@@ -9,6 +9,7 @@ use crate::base::{Error, Key, Result, SessionId, Status};
 use super::clock::ReplicatedClock;
 use super::hub::{Cx, Group, NEVER, Now};
 use super::params::Params;
+use super::promise::Promise;
 use super::session::{Body, Dying, Sessions};
 use super::shard::Asker;
 use super::slab::{NONE, PERMITS, Terms, WAITING};
@@ -45,6 +46,8 @@ enum Part {
         dying: Vec<Dying>,
         digest: u64,
     },
+    /// Offices and what was promised to their holders; before the end.
+    Promises(Vec<(Key, Promise)>),
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -200,6 +203,10 @@ impl Ledger {
         for group in groups.into_iter().map(image) {
             out(Part::Groups(vec![group]))?;
         }
+        let promises: Vec<_> = self.hub.promises().iter().map(|(office, p)| (office.clone(), p.clone())).collect();
+        for part in promises.chunks(PART) {
+            out(Part::Promises(part.to_vec()))?;
+        }
         let dying = self.hub.sessions.index().dying.iter().copied().collect();
         out(Part::End { dying, digest: 0 })
     }
@@ -325,6 +332,7 @@ impl Restore {
                     groups.insert(g.first, Group { session: g.session, req: g.req, keys: g.keys });
                 }
             }
+            Part::Promises(images) => ledger.hub.promises().extend(images),
             Part::End { dying, digest } => {
                 if digest != before {
                     return Err(corrupt("its digest differs"));

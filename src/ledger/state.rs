@@ -7,6 +7,7 @@ use super::clock::ReplicatedClock;
 use super::command::{Entry, Event, Outcome};
 use super::hub::{Cx, Hub, NEVER, Now};
 use super::params::Params;
+use super::promise::PromiseInfo;
 use super::query;
 use super::shard::Shard;
 use super::view::{Counts, LockInfo, SessionInfo};
@@ -135,6 +136,11 @@ impl Ledger {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Vec<LockInfo> {
         let keys = self.shards.iter().flat_map(|s| s.keys(prefix, after, limit)).collect();
         query::page(keys, limit).iter().filter_map(|k| self.lock(k)).collect()
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Vec<PromiseInfo> {
+        self.hub.promise_infos(prefix, limit, self.clock.now())
     }
 
     /// The living sessions, by number.

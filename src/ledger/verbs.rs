@@ -144,6 +144,17 @@ impl Shard {
         of == Sessions::slot_number(session) && cx.known_now().is_none_or(|now| now < Self::deadline(r, slot).0)
     }
 
+    /// Whether the session holds the key under this token now; the first holder's token if not.
+    pub(super) fn holds(&self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token) -> Result<(), Token> {
+        let now = cx.now();
+        let entry = self.find(probe);
+        let mine = cx.hub.sessions.living(session, now).and_then(|slot| entry.and_then(|e| self.current(cx, e, session, slot, token)));
+        match (mine, self.not_holder(entry)) {
+            (None, Outcome::NotHolder { current }) => Err(current),
+            _ => Ok(()),
+        }
+    }
+
     fn not_holder(&self, entry: Option<u32>) -> Outcome {
         let current = match entry.map(|e| self.entries[e].holds) {
             None | Some(NONE) => 0,
@@ -206,7 +217,7 @@ impl Shard {
         r.ttl = ttl;
         r.set_since(now);
         self.arm_hold(cx, record);
-        Outcome::Renewed { remaining_ms: self.remaining(cx, record, now) }
+        Outcome::Renewed { remaining_ms: self.remaining(cx, record, now), clock_ms: now }
     }
 
     pub(crate) fn force_release(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, token: Option<Token>, delay: Option<u32>) -> Outcome {

@@ -47,7 +47,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         self.cx.hub
     }
 
-    fn home<'k>(&self, key: &'k Key) -> (usize, Probe<'k>) {
+    pub(super) fn home<'k>(&self, key: &'k Key) -> (usize, Probe<'k>) {
         let probe = self.hub().probe(key);
         (shard_of(probe.hash, self.shards.count()), probe)
     }
@@ -107,6 +107,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 let (home, probe) = self.home(key);
                 self.shards.shard(home).renew(&mut self.cx, &probe, session, *token, *ttl_ms)
             }
+            Op::Promise(op) => self.promise(session, op),
             Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => Outcome::Ticked,
         }
     }
@@ -154,7 +155,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             }
         }
         match hub.sessions.renew(session, now) {
-            Some(remaining_ms) => Outcome::Renewed { remaining_ms },
+            Some(remaining_ms) => Outcome::Renewed { remaining_ms, clock_ms: now },
             None => Outcome::Refused(Refusal::NoSession),
         }
     }

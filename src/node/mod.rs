@@ -11,6 +11,7 @@ mod event;
 mod eventfd;
 mod gate;
 mod grant;
+mod granter;
 mod grants;
 mod keeper;
 mod kept;
@@ -25,6 +26,7 @@ pub use delivery::{Listener, in_callback};
 pub use event::{Event, LossReason};
 pub use gate::Gate;
 pub use grant::Grant;
+pub use granter::{Granter, Order, Promise};
 pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
 pub use session::{OpId, Session};
 pub use status::{ClusterStatus, LockServiceStatus, LogStatus, Member, NodeStatus, PendingStatus};
@@ -215,6 +217,24 @@ impl Node {
     pub fn gate(&self, name: &str, over: &Config) -> Result<Gate> {
         self.0.core.check()?;
         Gate::open(&self.0.core, &self.0.session, name, over)
+    }
+
+    /// Makes this node the granter of offices: waits for the lock `key`, for at most `timeout` (`None`: as long as it takes), and holds it with this
+    /// ttl, renewed by the node, until [`Granter::resign`].
+    ///
+    /// # Errors
+    /// As [`Session::acquire_token`]; [`Status::Held`] for a timeout of zero.
+    pub fn granter(&self, key: &[u8], ttl: Duration, timeout: Option<Duration>) -> Result<Granter> {
+        self.0.core.check()?;
+        Granter::open(self.0.session.clone(), key, ttl, timeout)
+    }
+
+    /// The offices whose names begin with `prefix` and what granters have promised to their holders, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// What every call may answer.
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<Promise>> {
+        granter::promises(&self.0.core, prefix, limit)
     }
 
     /// Locks whose names start with `prefix`, by name, at most `limit` of them.

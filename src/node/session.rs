@@ -316,7 +316,7 @@ impl Session {
         let (key, ttl_ms) = (Key::new(key)?, ttl_ms(ttl)?);
         let sent = Moment::now(&*self.core.clock);
         match self.core.engine.execute(&Request { session, seq: 0, op: Op::Renew { key, token, ttl_ms } })? {
-            Outcome::Renewed { remaining_ms } => {
+            Outcome::Renewed { remaining_ms, .. } => {
                 let ttl_ns = ttl.as_nanos() as u64;
                 let spent = sent.elapsed_ns(Moment::now(&*self.core.clock));
                 let own = holder_ttl(ttl_ns.min(remaining_ms.saturating_mul(NS_PER_MS))).saturating_sub(spent);

@@ -137,13 +137,15 @@ pub(super) fn of(core: &Core) -> NodeStatus {
     };
     let insecure = cluster.as_ref().and_then(|c| c.net.as_ref()).is_some_and(|n| n.security == "insecure");
     let insecure = insecure.then(|| "insecure=true: members talk in plain text".to_owned());
+    let receipt = core.config.flag("granter_trust_receipt").unwrap_or(false);
+    let receipt = receipt.then(|| "granter_trust_receipt=true: leases without a nonce can outlive what was promised".to_owned());
     let of_gates = gates.iter().flat_map(|g| weaker_modes(g).map(move |m| format!("{}: {m}", g.name)));
     let caps = match &core.engine {
         Engine::Plugged(e) => Some(*e.capabilities()),
         _ => None,
     };
     let of_service = caps.into_iter().flat_map(|c| service_modes(core, c)).map(str::to_owned);
-    let weaker_modes = unmarked.into_iter().chain(insecure).chain(of_service).chain(of_gates).collect();
+    let weaker_modes = unmarked.into_iter().chain(insecure).chain(receipt).chain(of_service).chain(of_gates).collect();
     let state = match core.check() {
         Ok(()) => "running",
         Err(e) if e.status() == Status::Forked => "forked",

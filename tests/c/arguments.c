@@ -68,7 +68,7 @@ static int refusals;
     }                                                                                             \
     CHECK(err->status == got && err->struct_size == sizeof *err && err->message[0] != 0);         \
     CHECK(memchr(err->message, 0, sizeof err->message) != NULL);                                  \
-    CHECK(err->reserved[0] == 0 && err->reserved[1] == 0);                                        \
+    CHECK(err->retry_after_ms == 0 && err->reserved == 0);                                        \
     check_unchanged(__LINE__);                                                                    \
     refusals++;                                                                                   \
   } while (0)

@@ -16,7 +16,8 @@ IS(offsetof(tenure_error, status), 4);
 IS(offsetof(tenure_error, flags), 8);
 IS(offsetof(tenure_error, os_errno), 12);
 IS(offsetof(tenure_error, token), 16);
-IS(offsetof(tenure_error, reserved), 24);
+IS(offsetof(tenure_error, retry_after_ms), 24);
+IS(offsetof(tenure_error, reserved), 32);
 IS(offsetof(tenure_error, message), 40);
 
 IS(sizeof(tenure_lock_opts), 88);

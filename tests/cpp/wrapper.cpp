@@ -276,9 +276,33 @@ static void fences(const std::string& folder) {
   CHECK(tenure::admit_epoch(first.bytes(), 2).error().token() == 3);
 }
 
+static void granters() {
+  auto controller = must(tenure::Node::open());
+  auto server = must(tenure::Node::open());
+  auto gate = must(server.gate("master"));
+  {
+    auto granter = must(tenure::Granter::open(controller, "controller", 10s, 0ms));
+    CHECK(granter.in_office() && granter.term() != 0);
+    CHECK(must(granter.promote("shard", "a")) == 1);
+    const auto order = must(granter.heartbeat("shard", 60s, must(gate.next_nonce())));
+    CHECK(order.holder == "a" && must(gate.heartbeat(order.heartbeat)).accepted && gate.check());
+    const auto early = granter.promote("shard", "b");
+    CHECK(!early && early.error().code() == TENURE_TOO_EARLY && early.error().retry_after() > 55s && early.error().retriable());
+    must(gate.drain(20s));
+    must(granter.acknowledge("shard", 1));
+    CHECK(must(granter.promote("shard", "b")) == 2);
+  }
+  // Its destructor gave the lock back.
+  auto next = must(tenure::Granter::open(controller, "controller", 10s, 20s));
+  CHECK(must(controller.promises("", 10)).find("\"holder\":\"b\"") != std::string::npos);
+  must(next.resign());
+  CHECK(!next.in_office());
+}
+
 int main(int argc, char** argv) {
   CHECK(argc == 2);
   fences(argv[1]);
+  granters();
   durations();
   settings();
   locks();

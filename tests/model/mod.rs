@@ -472,7 +472,7 @@ impl Model {
                 let now = self.now;
                 let s = self.sessions.get_mut(&id).unwrap();
                 s.renewed = now;
-                Outcome::Renewed { remaining_ms: s.ttl }
+                Outcome::Renewed { remaining_ms: s.ttl, clock_ms: now }
             }
             Op::CloseSession => {
                 self.sessions.get_mut(&id).unwrap().ended = Some((0, LossReason::Closed));
@@ -508,9 +508,9 @@ impl Model {
                 };
                 (h.spec.ttl_ms, h.since) = (*ttl_ms, now);
                 let h = h.clone();
-                Outcome::Renewed { remaining_ms: self.remaining(&h) }
+                Outcome::Renewed { remaining_ms: self.remaining(&h), clock_ms: now }
             }
-            Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => unreachable!(),
+            Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick | Op::Promise(_) => unreachable!(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! A node whose time is moved by the test.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::sync::{Arc, Mutex};
 
 use tenure::base::{Config, SeededRng, VirtualClock};

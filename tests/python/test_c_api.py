@@ -28,7 +28,7 @@ def c_program(prefix: Path, tmp_path: Path):
     return build
 
 
-@pytest.mark.parametrize("name", ["layout", "arguments", "verbs", "gates", "panics"])
+@pytest.mark.parametrize("name", ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter"])
 def test_program(c_program, name):
     run([c_program(name)])
 

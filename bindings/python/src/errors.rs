@@ -1,6 +1,7 @@
 //! The core's errors as the exceptions of `tenure.errors`, and its panics as one of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -15,9 +16,19 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
 
 /// The same, with the cause as a word.
 pub fn raise_because(py: Python<'_>, error: &Error, reason: &str) -> PyErr {
-    let made = FROM_STATUS
-        .get_or_try_init(py, || Ok(py.import("tenure.errors")?.getattr("from_status")?.unbind()))
-        .and_then(|f| f.call1(py, (error.status() as i32, error.message(), error.os_errno(), error.token(), reason)));
+    let made = FROM_STATUS.get_or_try_init(py, || Ok(py.import("tenure.errors")?.getattr("from_status")?.unbind())).and_then(|f| {
+        f.call1(
+            py,
+            (
+                error.status() as i32,
+                error.message(),
+                error.os_errno(),
+                error.token(),
+                reason,
+                Duration::from_millis(error.retry_after_ms()).as_secs_f64(),
+            ),
+        )
+    });
     match made {
         Ok(exception) => PyErr::from_value(exception.into_bound(py)),
         Err(error) => error,

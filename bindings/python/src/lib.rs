@@ -6,6 +6,7 @@ mod args;
 mod errors;
 mod fence;
 mod gate;
+mod granter;
 mod inbox;
 mod kept;
 mod log;
@@ -35,6 +36,8 @@ mod _core {
     use super::fence::{EpochFence, EpochPass, admit_epoch, read_epoch};
     #[pymodule_export]
     use super::gate::{Gate, Permit, Verdict};
+    #[pymodule_export]
+    use super::granter::Granter;
     #[pymodule_export]
     use super::node::Node;
     #[pymodule_export]

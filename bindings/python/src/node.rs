@@ -1,19 +1,24 @@
 //! A node, and what listings and events look like on their way to Python.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use tenure::base::Config;
+use tenure::base::{Config, Status};
 use tenure::node::{self, Event};
 
 use crate::args;
 use crate::errors::{guard, invalid, raise};
 use crate::gate::Gate;
+use crate::granter::{Granter, PromiseFields, promise_fields};
 use crate::inbox::{self, Item};
 use crate::kept::Kept;
 use crate::plug::Plug;
 use crate::session::{HolderFields, Session, holder_fields};
+
+/// How often a waiting call looks whether a signal has arrived for Python.
+const SIGNAL_CHECK: Duration = Duration::from_millis(500);
 
 /// A node. `number` is what its events carry in the inbox.
 #[pyclass(frozen, module = "tenure._core")]
@@ -101,6 +106,35 @@ impl Node {
         let over = config(py, settings)?;
         let gate = self.call(py, |n| n.gate(name, &over))?;
         Ok(Gate::new(gate, self.inner.get(py)?.clone()))
+    }
+
+    /// Waits for the granter's lock.
+    fn granter(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, ttl: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<Granter> {
+        let (lock, ttl) = (args::bytes("lock", lock)?, args::duration("ttl", ttl)?);
+        let deadline = args::timeout(timeout)?.map(|t| (Instant::now(), t));
+        loop {
+            let left = deadline.map(|(from, t)| t.saturating_sub(from.elapsed()));
+            let slice = match left {
+                // Not at all: the lock is taken if it is free.
+                Some(Duration::ZERO) if deadline.is_some_and(|(_, t)| t.is_zero()) => Duration::ZERO,
+                Some(left) => left.clamp(Duration::from_millis(1), SIGNAL_CHECK),
+                None => SIGNAL_CHECK,
+            };
+            let asked = self.call(py, |n| match n.granter(lock, ttl, Some(slice)) {
+                Err(e) if e.status() == Status::Timeout && left.is_none_or(|l| l > slice) => Ok(None),
+                granter => granter.map(Some),
+            })?;
+            if let Some(granter) = asked {
+                return Ok(Granter::new(granter, self.inner.get(py)?.clone()));
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// What granters have promised.
+    fn promises(&self, py: Python<'_>, prefix: &Bound<'_, PyAny>, limit: usize) -> PyResult<Vec<PromiseFields>> {
+        let prefix = args::bytes("prefix", prefix)?;
+        Ok(self.call(py, |n| n.promises(prefix, limit))?.into_iter().map(promise_fields).collect())
     }
 
     /// Locks whose names start with `prefix`: pairs of a name and its holders' fields.

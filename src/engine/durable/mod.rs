@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token, process};
-use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, Request, SessionInfo, Spec, Wait};
+use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, Wait};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Identity, StateStore};
 
@@ -365,6 +365,15 @@ impl DurableEngine {
     pub fn locks(&self, prefix: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<LockInfo>> {
         self.shared.ready()?;
         Ok(lock(&self.shared.ledger).locks(prefix, after, limit))
+    }
+
+    /// The offices whose names begin with `prefix` and what was promised to their holders, by name, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`DurableEngine::lock`].
+    pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
+        self.shared.ready()?;
+        Ok(lock(&self.shared.ledger).promises(prefix, limit))
     }
 
     /// The living sessions, by number.

@@ -104,6 +104,7 @@ fn size(request: &Request) -> usize {
         Op::Release { key, .. } | Op::Renew { key, .. } | Op::ForceRelease { key, .. } => key.as_bytes().len(),
         Op::OpenSession { name, .. } => name.len(),
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
+        Op::Promise(op) => op.bytes(),
     }
 }
 
