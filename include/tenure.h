@@ -151,6 +151,10 @@ enum tenure_status
    */
   TENURE_LOCK_DELAY = 9,
   /**
+   * A former holder of the office may still act. The error says for how long at most.
+   */
+  TENURE_TOO_EARLY = 10,
+  /**
    * An argument is out of range, of the wrong form, or NULL where it may not be. The message names it.
    */
   TENURE_INVALID_ARGUMENT = 100,
@@ -452,9 +456,13 @@ typedef struct tenure_error {
    */
   uint64_t token;
   /**
+   * After how long the same call can succeed, in ms, where that is known (#TENURE_TOO_EARLY); or 0.
+   */
+  uint64_t retry_after_ms;
+  /**
    * 0.
    */
-  uint64_t reserved[2];
+  uint64_t reserved;
   /**
    * One sentence that names the argument, file, key or limit concerned. Always ends in a NUL, cut at a whole character.
    */
@@ -633,6 +641,16 @@ typedef struct tenure_heartbeat_reply {
    */
   const char *reason;
 } tenure_heartbeat_reply;
+
+/**
+ * A granter of offices. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_granter {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_granter;
 
 /**
  * Receives log lines, one at a time, on a thread of the library's own that holds no lock. `target` names the part of the
@@ -1071,6 +1089,120 @@ int32_t tenure_gate_close(struct tenure_gate gate,
  * Returns: nothing. Threads: any, also in callbacks. In a forked child it does nothing. Since: 0.1.
  */
 void tenure_gate_free(struct tenure_gate gate);
+
+/**
+ * Makes this node the granter of offices: waits for a lock, and holds it, renewed by the library, until tenure_granter_resign(). It
+ * grants for as long as it holds that lock; then its calls answer #TENURE_FENCED, and what it has promised binds the next granter.
+ *
+ * Parameters: node; lock - the granter's lock, 1 to 1024 bytes; ttl_ms - of that lock, 100 to 86400000; timeout_ms - how long to wait for it, 0
+ * for not at all, or TENURE_FOREVER; out_granter - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_HELD without waiting, #TENURE_TIMEOUT; #TENURE_INVALID_ARGUMENT; #TENURE_UNAVAILABLE; #TENURE_LIMIT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: end it with tenure_granter_resign(), free the handle with tenure_granter_free(). Threads: any; waits. Since: 0.1.
+ */
+int32_t tenure_granter_open(struct tenure_node node,
+                            struct tenure_bytes lock,
+                            uint64_t ttl_ms,
+                            uint64_t timeout_ms,
+                            struct tenure_granter *out_granter,
+                            struct tenure_error *err);
+
+/**
+ * The token of the granter's lock: of two granters the one with the higher term is the later one.
+ *
+ * Parameters: granter; out_term - where it goes; out_in_office - whether it holds its lock still, in its own view, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_granter_term(struct tenure_granter granter,
+                            uint64_t *out_term,
+                            bool *out_in_office,
+                            struct tenure_error *err);
+
+/**
+ * Gives an office to a holder, under a new epoch. The holder is told by its first tenure_granter_heartbeat(); until then nothing is
+ * promised to it.
+ *
+ * Parameters: granter; office - its name, 1 to 1024 bytes; holder - a node's name, 1 to 64 printable ASCII characters; epoch - to give, above the last;
+ * or 0 for one above the last; out_epoch - where it goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TOO_EARLY while the former holder may still act, err->retry_after_ms says for how long at most and err->token in
+ * which epoch; #TENURE_FENCED when the granter has lost its lock; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT; #TENURE_UNAVAILABLE; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_granter_promote(struct tenure_granter granter,
+                               struct tenure_bytes office,
+                               struct tenure_bytes holder,
+                               uint64_t epoch,
+                               uint64_t *out_epoch,
+                               struct tenure_error *err);
+
+/**
+ * Records that the office's holder may act for another ttl, and says what to send to it.
+ *
+ * Parameters: granter; office; ttl_ms - 100 to 86400000, counted by the holder from its nonce; nonce - the holder's, from tenure_gate_next_nonce() or
+ * its last answer; NULL for none, which the setting granter_trust_receipt must allow; out_heartbeat - what to send; buf, len - where the holder's
+ * name goes; out_needed - the size needed, with the NUL, at most 65; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when the office was given to nobody or its holder stepped down; #TENURE_BUFFER_TOO_SMALL: the promise is
+ * recorded, only *out_needed is written; otherwise as tenure_granter_promote().
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_granter_heartbeat(struct tenure_granter granter,
+                                 struct tenure_bytes office,
+                                 uint64_t ttl_ms,
+                                 const uint64_t *nonce,
+                                 struct tenure_heartbeat *out_heartbeat,
+                                 char *buf,
+                                 size_t len,
+                                 size_t *out_needed,
+                                 struct tenure_error *err);
+
+/**
+ * The holder has said that it acts no more in this epoch, as after tenure_gate_drain(): the office can be given to another at once.
+ *
+ * Parameters: granter; office; epoch - that was ended; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when the office is in another epoch, which is err->token; otherwise as tenure_granter_promote().
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_granter_acknowledge(struct tenure_granter granter,
+                                   struct tenure_bytes office,
+                                   uint64_t epoch,
+                                   struct tenure_error *err);
+
+/**
+ * Gives the granter's lock back: another may take it at once. What was promised stands.
+ *
+ * Parameters: granter; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when it was lost before; #TENURE_UNAVAILABLE; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a
+ * callback; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_granter_resign(struct tenure_granter granter,
+                              struct tenure_error *err);
+
+/**
+ * Frees the handle; the granter's lock is given back, if it was not, without waiting.
+ *
+ * Parameters: granter - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_granter_free(struct tenure_granter granter);
+
+/**
+ * What granters have promised, as JSON: `[{"office", "epoch", "holder", "remaining_ms", "settled", "term"}, ...]`, by office. It may grow between
+ * two calls: go on until it fits.
+ *
+ * Parameters: node; prefix - offices whose names begin with it; limit - at most this many; buf, len - the buffer; out_needed - the size needed, with
+ * the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_UNAVAILABLE; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any; waits for the cluster. Since: 0.1.
+ */
+int32_t tenure_node_promises(struct tenure_node node,
+                             struct tenure_bytes prefix,
+                             size_t limit,
+                             char *buf,
+                             size_t len,
+                             size_t *out_needed,
+                             struct tenure_error *err);
 
 #if defined(TENURE_ENABLE_INJECT)
 /**

@@ -157,6 +157,16 @@ class LockDelayError(Error):
     fatal = False
 
 
+class TooEarlyError(Error):
+    """A former holder of the office may still act. The error says for how long at most."""
+
+    code = 10
+    status = "TOO_EARLY"
+    retriable = True
+    maybe_applied = False
+    fatal = False
+
+
 class InvalidArgumentError(Error, ValueError):
     """An argument is out of range, of the wrong form, or NULL where it may not be. The message names it."""
 
@@ -399,6 +409,7 @@ BY_CODE: dict[int, type[Error]] = {
     7: DeniedError,
     8: UncertainError,
     9: LockDelayError,
+    10: TooEarlyError,
     100: InvalidArgumentError,
     101: MisuseError,
     102: WouldDeadlockError,
@@ -453,6 +464,7 @@ __all__ = [
     "PanicError",
     "PoisonedError",
     "RefusedError",
+    "TooEarlyError",
     "UnavailableError",
     "UncertainError",
     "UnknownOptionError",
