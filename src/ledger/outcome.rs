@@ -154,7 +154,7 @@ pub enum Outcome {
     Renewed {
         /// How long, ms.
         remaining_ms: u64,
-        /// The ledger's clock, ms: how much time has passed between two renewals, as everybody but the asker sees it.
+        /// The ledger's clock, ms: how much time has passed between two renewals, as everybody but the asker sees it. 0 where there is none.
         clock_ms: u64,
     },
     /// The session is closed.

@@ -287,11 +287,12 @@ impl Desk {
             _ if !known => out.answer(done, Outcome::Refused(Refusal::NoSession)),
             Op::RenewSession => {
                 let ttl_ms = self.sessions.get(&session.0).map_or(0, |s| s.ttl_ms);
-                out.answer(done, Outcome::Renewed { remaining_ms: u64::from(ttl_ms) });
+                out.answer(done, Outcome::Renewed { remaining_ms: u64::from(ttl_ms), clock_ms: 0 });
             }
             Op::CloseSession => self.close_session(session, done, now, out),
             Op::Acquire { key, spec, wait_ms, req } => self.acquire(session, key, spec, *wait_ms, *req, done, now, out),
             Op::AcquireAll { .. } => out.fail(done, unsupported("acquire_all")),
+            Op::Promise(_) => out.fail(done, unsupported("promises")),
             Op::Cancel { keys, req } => self.cancel(session, keys, *req, done, now, out),
             Op::Release { key, token } => self.release(session, key, *token, done, now, out),
             Op::ReleaseAll => self.release_all(session, done, false, now, out),

@@ -440,7 +440,7 @@ impl Desk {
                     (held.sent, held.ttl_ms, held.renew_ns) = (sent, ttl_ms, renew_ns(sent, ttl_ms));
                     out.renewed.push(Renewed { session: held.session, token, ttl_ms, sent });
                 }
-                Ok(Outcome::Renewed { remaining_ms: u64::from(ttl_ms) })
+                Ok(Outcome::Renewed { remaining_ms: u64::from(ttl_ms), clock_ms: 0 })
             }
             (Ok(false), Some(_)) => {
                 self.lost(key, out);
