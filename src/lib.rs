@@ -14,6 +14,7 @@
 //! | [`plug`] | a lock service that the host already runs, and what is asked of it |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
 //! | [`node`] | what a host opens: sessions, grants, gates, events |
+//! | [`orchestrator`] | calendar and planning: what is due, and who does it |
 //! | `ffi` | feature `capi`: the C interface, `include/tenure.h` |
 #![deny(unsafe_code)]
 
@@ -27,5 +28,6 @@ pub mod gate;
 pub mod ledger;
 pub mod net;
 pub mod node;
+pub mod orchestrator;
 pub mod plug;
 pub mod store;

@@ -16,7 +16,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("consensus", &["base", "ledger", "store", "net"]),
     ("plug", &["base"]),
     ("engine", &["base", "ledger", "store", "net", "consensus", "plug"]),
-    ("node", &["base", "gate", "engine", "ledger", "store", "net", "consensus", "plug"]),
+    ("orchestrator", &["base", "ledger"]),
+    ("node", &["base", "gate", "engine", "ledger", "orchestrator", "store", "net", "consensus", "plug"]),
     ("ffi", &["base", "gate", "fence", "node", "plug"]),
 ];
 

@@ -42,7 +42,8 @@ pub(super) struct Waiting {
 /// Whether applying it twice does what applying it once does.
 pub(super) fn may_repeat(request: &Request) -> bool {
     // A second release answers that there is nothing to release, which is a wrong answer though not a wrong deed.
-    request.seq != 0 || matches!(request.op, Op::OpenSession { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
+    let orch = matches!(&request.op, Op::Orch(op) if op.may_be_repeated());
+    request.seq != 0 || orch || matches!(request.op, Op::OpenSession { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
 }
 
 fn weight(request: &Request) -> usize {
@@ -53,6 +54,7 @@ fn weight(request: &Request) -> usize {
         Op::Cancel { keys, .. } => keys.iter().map(key).sum(),
         Op::Release { key: k, .. } | Op::Renew { key: k, .. } | Op::ForceRelease { key: k, .. } => key(k),
         Op::OpenSession { name, .. } => name.len(),
+        Op::Orch(op) => op.size(),
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         Op::Promise(op) => op.bytes(),
     }

@@ -60,7 +60,7 @@ impl Delivery {
                     (OpId { session, req }, Outcome::Granted { token, remaining_ms, depth: 1 })
                 }
                 Event::WaitEnded { session, req, why } => (OpId { session, req }, Outcome::WaitEnded(why)),
-                Event::Lost { .. } | Event::SessionEnded { .. } => {
+                Event::Lost { .. } | Event::SessionEnded { .. } | Event::Orch { .. } => {
                     outbox.items.push_back(Item::Event(event));
                     continue;
                 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token};
+use crate::ledger::orch::{self, OrchOp};
 use crate::ledger::{
     Asks, Counts, Cx, Hub, LockInfo, NEVER, Now, Op, Outcome, Params, Probe, PromiseInfo, Request, SessionInfo, Shard, Shards, Spec, Wait,
     World, page, shard_of,
@@ -191,10 +192,21 @@ impl MemoryEngine {
                         return Ok(outcome);
                     }
                 }
+                Op::Orch(op) => return self.orchestrate(request.session, op),
                 _ => {}
             }
         }
         self.whole(|world| self.run_whole(world, request, park))
+    }
+
+    /// An operation of the orchestrator needs no shard.
+    fn orchestrate(&self, session: SessionId, op: &OrchOp) -> Result<Outcome> {
+        let unwind = Unwind(self);
+        let mut cx = Cx::new(&self.hub, Now::At(self.now()), false);
+        let outcome = cx.orchestrate(session, op);
+        std::mem::forget(unwind);
+        self.finish(cx, ());
+        Ok(outcome)
     }
 
     fn run_whole(&self, world: &mut World<'_, '_, All<'_>>, request: &Request, park: &mut dyn FnMut(OpId)) -> Outcome {
@@ -392,6 +404,18 @@ impl MemoryEngine {
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         self.ready()?;
         Ok(self.hub.session_infos(self.now()))
+    }
+
+    /// Looks at the orchestrator's part of the ledger; `look` is also given the ledger's clock.
+    ///
+    /// # Errors
+    /// As [`MemoryEngine::try_acquire`].
+    pub fn orch<R>(&self, look: impl FnOnce(&orch::State, u64) -> R) -> Result<R> {
+        self.ready()?;
+        let unwind = Unwind(self);
+        let result = look(&self.hub.orch(), self.now());
+        std::mem::forget(unwind);
+        Ok(result)
     }
 
     /// Counts; each shard is looked at in turn.

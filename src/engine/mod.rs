@@ -15,7 +15,7 @@ mod raft_test;
 use std::time::Duration;
 
 use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
-use crate::ledger::{Counts, Event, LockInfo, Outcome, PromiseInfo, Request, SessionInfo, Spec};
+use crate::ledger::{Counts, Event, LockInfo, Outcome, PromiseInfo, Request, SessionInfo, Spec, orch};
 
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
@@ -207,6 +207,31 @@ impl Engine {
             Engine::Raft(engine) => engine.sessions(),
             Engine::Plugged(engine) => engine.sessions(),
         }
+    }
+
+    /// Looks at the orchestrator's part of the ledger: of a cluster, at what this member has applied so far.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn orch<R: Send + 'static>(&self, look: impl FnOnce(&orch::State, u64) -> R + Send + 'static) -> Result<R> {
+        match self {
+            Engine::Memory(engine) => engine.orch(look),
+            Engine::Durable(engine) => engine.orch(look),
+            Engine::Raft(engine) => engine.orch(look),
+            Engine::Plugged(_) => Err(Error::new(Status::Misuse, "a host's lock service keeps no schedules")),
+        }
+    }
+
+    /// Answers a question about the orchestrator: JSON, see [`orch::OrchQuery`].
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn ask(&self, query: &orch::OrchQuery) -> Result<serde_json::Value> {
+        if let Engine::Raft(engine) = self {
+            return engine.ask(query);
+        }
+        let query = query.clone();
+        self.orch(move |state, now| state.ask(&query, now))
     }
 
     /// Counts.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
-use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec};
+use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, orch};
 use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Owner, RedbState, Wal};
@@ -381,6 +381,23 @@ impl RaftEngine {
     /// As [`RaftEngine::execute`].
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         self.read(Ledger::sessions)
+    }
+
+    /// Looks at the orchestrator's part of what this member has applied so far; `look` is also given the ledger's clock.
+    ///
+    /// # Errors
+    /// None.
+    pub fn orch<R: Send + 'static>(&self, look: impl FnOnce(&orch::State, u64) -> R + Send + 'static) -> Result<R> {
+        Ok(self.consensus.read_local(move |ledger| ledger.orch(|state| look(state, ledger.clock_ms()))))
+    }
+
+    /// Answers a question about the orchestrator, as of this call or later.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn ask(&self, query: &orch::OrchQuery) -> Result<serde_json::Value> {
+        let query = query.clone();
+        self.read(move |ledger| ledger.ask(&query))
     }
 
     /// Counts, of what this member has applied so far: answered without a majority too.

@@ -11,6 +11,8 @@ use super::promise::PromiseOp;
 pub use super::event::Event;
 pub use super::outcome::{Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, WaitEnd};
 
+use super::orch::OrchOp;
+
 /// A reading of the proposer's clock: the running sum, in whole milliseconds, of the smaller of what CLOCK_MONOTONIC and
 /// CLOCK_MONOTONIC_RAW say of each step. Source: the session-delta replicated clock, see [`super::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -174,4 +176,6 @@ pub enum Op {
     Tick,
     /// Records until when the holder of an office may act.
     Promise(PromiseOp),
+    /// An operation of the orchestrator. Those that join or leave need a session, the others none.
+    Orch(OrchOp),
 }

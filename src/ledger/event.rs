@@ -45,4 +45,9 @@ pub enum Event {
         /// Why.
         why: LossReason,
     },
+    /// Something has changed that the orchestrator has to look at. Only a bell: the next look makes up for one that is missed.
+    Orch {
+        /// The worker whose runs have changed; 0 is whoever gives work out.
+        session: SessionId,
+    },
 }

@@ -10,6 +10,7 @@ use hashbrown::DefaultHashBuilder;
 use crate::base::{Key, SessionId, Token};
 
 use super::command::{Event, Fault, LimitKind, Mode, Outcome, Refusal, Spec};
+use super::orch;
 use super::params::Params;
 use super::promise::{Promise, PromiseInfo};
 use super::session::Sessions;
@@ -48,6 +49,7 @@ pub(crate) struct Hub {
     /// How many places a shard takes from the budget at once.
     batch: u64,
     nearest: Apart<AtomicU64>,
+    orch: Mutex<orch::State>,
 }
 
 impl Hub {
@@ -65,6 +67,7 @@ impl Hub {
             budget: Apart(AtomicU64::new(params.max_locks)),
             batch: (params.max_locks / (4 * shards as u64)).clamp(1, 64),
             nearest: Apart(AtomicU64::new(NEVER)),
+            orch: Mutex::default(),
         }
     }
 
@@ -145,6 +148,11 @@ impl Hub {
         let promises = self.promises();
         let matching = promises.iter().filter(|(office, _)| office.as_bytes().starts_with(prefix)).take(limit);
         matching.map(|(office, p)| p.info(office.clone(), now)).collect()
+    }
+
+    /// The orchestrator's part of the state.
+    pub(crate) fn orch(&self) -> MutexGuard<'_, orch::State> {
+        self.orch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The group that a ticket belongs to, by its first ticket.

@@ -7,6 +7,7 @@ mod clock;
 mod command;
 mod event;
 mod hub;
+pub mod orch;
 mod outcome;
 mod params;
 mod promise;

@@ -5,6 +5,7 @@ use crate::base::codec::{Decode, Encode};
 use crate::base::error::Error;
 use crate::base::{SessionId, Status, Token};
 
+use super::orch::OrchAnswer;
 use super::promise::Promised;
 
 /// What was in the way of an acquisition.
@@ -203,4 +204,6 @@ pub enum Outcome {
     Refused(Refusal),
     /// How an operation on a promise ended.
     Promise(Promised),
+    /// The answer to an operation of the orchestrator.
+    Orch(OrchAnswer),
 }

@@ -8,6 +8,7 @@ use crate::base::{Error, Key, Result, SessionId, Status};
 
 use super::clock::ReplicatedClock;
 use super::hub::{Cx, Group, NEVER, Now};
+use super::orch::OrchImage;
 use super::params::Params;
 use super::promise::Promise;
 use super::session::{Body, Dying, Sessions};
@@ -48,6 +49,7 @@ enum Part {
     },
     /// Offices and what was promised to their holders; before the end.
     Promises(Vec<(Key, Promise)>),
+    Orch(Box<OrchImage>),
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -207,6 +209,7 @@ impl Ledger {
         for part in promises.chunks(PART) {
             out(Part::Promises(part.to_vec()))?;
         }
+        self.hub.orch().image(&mut |image| out(Part::Orch(Box::new(image))))?;
         let dying = self.hub.sessions.index().dying.iter().copied().collect();
         out(Part::End { dying, digest: 0 })
     }
@@ -333,6 +336,7 @@ impl Restore {
                 }
             }
             Part::Promises(images) => ledger.hub.promises().extend(images),
+            Part::Orch(image) => ledger.hub.orch().load(*image),
             Part::End { dying, digest } => {
                 if digest != before {
                     return Err(corrupt("its digest differs"));
@@ -356,7 +360,8 @@ impl Restore {
         }
         let nearest = ledger.shards.iter_mut().filter_map(|s| s.nearest()).min().unwrap_or(NEVER);
         let sessions = ledger.hub.sessions.index().nearest().unwrap_or(NEVER);
-        ledger.hub.set_nearest(nearest.min(sessions));
+        let leases = ledger.hub.orch().nearest().unwrap_or(NEVER);
+        ledger.hub.set_nearest(nearest.min(sessions).min(leases));
         Ok(ledger)
     }
 }

@@ -6,6 +6,7 @@ use crate::base::{Key, SessionId, Token};
 use super::clock::ReplicatedClock;
 use super::command::{Entry, Event, Outcome};
 use super::hub::{Cx, Hub, NEVER, Now};
+use super::orch;
 use super::params::Params;
 use super::promise::PromiseInfo;
 use super::query;
@@ -146,6 +147,16 @@ impl Ledger {
     /// The living sessions, by number.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.hub.sessions.infos(self.clock.now())
+    }
+
+    /// Looks at the orchestrator's part.
+    pub fn orch<R>(&self, look: impl FnOnce(&orch::State) -> R) -> R {
+        look(&self.hub.orch())
+    }
+
+    /// Answers a question about the orchestrator.
+    pub fn ask(&self, query: &orch::OrchQuery) -> serde_json::Value {
+        self.hub.orch().ask(query, self.clock.now())
     }
 
     /// Counts.

@@ -58,6 +58,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
         let hub = self.hub();
         let outcome = match &request.op {
             Op::Tick => Outcome::Ticked,
+            Op::Orch(op) if request.session.0 == 0 => self.cx.orchestrate(request.session, op),
             Op::OpenSession { nonce, name, ttl_ms } => self.open_session(*nonce, name, *ttl_ms),
             Op::ForceRelease { key, token, delay_ms } => {
                 let (home, probe) = self.home(key);
@@ -108,6 +109,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 self.shards.shard(home).renew(&mut self.cx, &probe, session, *token, *ttl_ms)
             }
             Op::Promise(op) => self.promise(session, op),
+            Op::Orch(op) => self.cx.orchestrate(session, op),
             Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => Outcome::Ticked,
         }
     }
@@ -454,6 +456,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 }
             }
         }
+        self.cx.end_leases();
         self.note_nearest() <= now
     }
 
@@ -526,6 +529,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             nearest = nearest.min(shard.nearest().unwrap_or(NEVER));
         }
         // Sessions open without the shards' locks, so both happen under the index's.
+        nearest = nearest.min(self.hub().orch().nearest().unwrap_or(NEVER));
         let index = self.hub().sessions.index();
         nearest = nearest.min(index.nearest().unwrap_or(NEVER));
         self.hub().set_nearest(nearest);

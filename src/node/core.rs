@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use super::delivery::Delivery;
 use super::event::{Event, LossReason};
@@ -19,6 +19,9 @@ const RUNNING: u8 = 0;
 const CLOSED: u8 = 1;
 const POISONED: u8 = 2;
 
+/// Called with a session, see [`ledger::Event::Orch`]. Must not block. False: nobody listens any more.
+pub(super) type Bell = Box<dyn Fn(SessionId) -> bool + Send>;
+
 pub(super) struct Core {
     pub(super) id: NodeId,
     pub(super) config: Config,
@@ -33,6 +36,7 @@ pub(super) struct Core {
     life: AtomicU8,
     poison: OnceLock<String>,
     rng: Mutex<Box<dyn Rng>>,
+    bells: Mutex<Vec<Bell>>,
     sessions: RwLock<HashMap<u64, Arc<kept::State>>>,
     /// Every session that is looked after, those included that have no number at present.
     kept: RwLock<Vec<Arc<kept::State>>>,
@@ -65,6 +69,7 @@ impl Core {
             life: AtomicU8::new(RUNNING),
             poison: OnceLock::new(),
             rng: Mutex::new(parts.rng),
+            bells: Mutex::default(),
             sessions: RwLock::default(),
             kept: RwLock::default(),
         }
@@ -152,6 +157,16 @@ impl Core {
 
     fn session(&self, id: SessionId) -> Option<Arc<kept::State>> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
+    }
+
+    /// Who looks when something of the orchestrator's has changed.
+    pub(super) fn bells(&self) -> MutexGuard<'_, Vec<Bell>> {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work of `session`, or with 0 of whoever gives work out, has changed.
+    fn ring(&self, session: SessionId) {
+        self.bells().retain(|bell| bell(session));
     }
 
     /// # Errors
@@ -252,6 +267,7 @@ impl EventSink for Sink {
                 }
             }
             // Waits of this node end at their completions; nobody else waits on a single node.
+            ledger::Event::Orch { session } => core.ring(session),
             ledger::Event::Granted { .. } | ledger::Event::WaitEnded { .. } => {}
         }
     }

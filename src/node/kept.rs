@@ -66,6 +66,10 @@ impl State {
         SessionId(self.id.load(SeqCst))
     }
 
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_millis(u64::from(self.ttl_ms))
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -18,7 +18,9 @@ mod kept;
 mod member;
 mod office;
 mod options;
+pub mod orchestrator;
 mod session;
+mod simulation;
 mod status;
 mod wake;
 
@@ -29,6 +31,7 @@ pub use grant::Grant;
 pub use granter::{Granter, Order, Promise};
 pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
 pub use session::{OpId, Session};
+pub use simulation::Simulation;
 pub use status::{ClusterStatus, LockServiceStatus, LogStatus, Member, NodeStatus, PendingStatus};
 
 use std::os::fd::RawFd;
@@ -72,6 +75,12 @@ struct Handle {
     core: Arc<Core>,
     session: Session,
     keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.0.core.id).finish_non_exhaustive()
+    }
 }
 
 /// How long the last handle waits, when it is dropped without a close, for the end of its sessions to be recorded.
@@ -235,6 +244,15 @@ impl Node {
     /// What every call may answer.
     pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<Promise>> {
         granter::promises(&self.0.core, prefix, limit)
+    }
+
+    /// Makes an orchestrator that works under the node's own name.
+    ///
+    /// # Errors
+    /// As [`Session::orchestrator`].
+    pub fn orchestrator(&self, options: orchestrator::OrchestratorOptions) -> Result<orchestrator::Orchestrator> {
+        let manual = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        self.session().orchestrator(options, manual)
     }
 
     /// Locks whose names start with `prefix`, by name, at most `limit` of them.

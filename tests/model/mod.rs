@@ -510,6 +510,7 @@ impl Model {
                 let h = h.clone();
                 Outcome::Renewed { remaining_ms: self.remaining(&h), clock_ms: now }
             }
+            Op::Orch(_) => unreachable!("the model of locks is given none"),
             Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick | Op::Promise(_) => unreachable!(),
         }
     }

@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token, process};
-use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, Wait};
+use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, Wait, orch};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Identity, StateStore};
 
@@ -383,6 +383,16 @@ impl DurableEngine {
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         self.shared.ready()?;
         Ok(lock(&self.shared.ledger).sessions())
+    }
+
+    /// Looks at the orchestrator's part of the ledger; `look` is also given the ledger's clock.
+    ///
+    /// # Errors
+    /// As [`DurableEngine::lock`].
+    pub fn orch<R>(&self, look: impl FnOnce(&orch::State, u64) -> R) -> Result<R> {
+        self.shared.ready()?;
+        let ledger = lock(&self.shared.ledger);
+        Ok(ledger.orch(|state| look(state, ledger.clock_ms())))
     }
 
     /// Counts.

@@ -103,6 +103,7 @@ fn size(request: &Request) -> usize {
         Op::Cancel { keys, .. } => keys.iter().map(|k| k.as_bytes().len() + 4).sum(),
         Op::Release { key, .. } | Op::Renew { key, .. } | Op::ForceRelease { key, .. } => key.as_bytes().len(),
         Op::OpenSession { name, .. } => name.len(),
+        Op::Orch(op) => op.size(),
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         Op::Promise(op) => op.bytes(),
     }
@@ -110,7 +111,11 @@ fn size(request: &Request) -> usize {
 
 /// What makes the state grow. It is refused while space is short.
 fn is_new_work(op: &Op) -> bool {
-    matches!(op, Op::OpenSession { .. } | Op::Acquire { .. } | Op::AcquireAll { .. })
+    match op {
+        Op::OpenSession { .. } | Op::Acquire { .. } | Op::AcquireAll { .. } => true,
+        Op::Orch(op) => op.is_new_work(),
+        _ => false,
+    }
 }
 
 type Answers = Vec<(Done, Result<Outcome>)>;

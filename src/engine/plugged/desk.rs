@@ -283,6 +283,7 @@ impl Desk {
             Op::OpenSession { name, ttl_ms, .. } => self.open(name, *ttl_ms, done, out),
             Op::Tick => out.answer(done, Outcome::Ticked),
             Op::ForceRelease { .. } => out.fail(done, unsupported("force_release")),
+            Op::Orch(_) => out.fail(done, unsupported("orchestrator")),
             Op::CloseSession if !known => out.answer(done, Outcome::Closed),
             _ if !known => out.answer(done, Outcome::Refused(Refusal::NoSession)),
             Op::RenewSession => {

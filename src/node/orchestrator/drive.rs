@@ -1,0 +1,168 @@
+//! Giving out work: the copy is brought up to date, what is due is proposed, and the answers are taken.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::{NS_PER_MS, Shared, lock};
+use crate::base::{Result, SessionId, Token};
+use crate::ledger::orch::{OrchAnswer, OrchOp, Schedule};
+use crate::ledger::{Op, Outcome, Request};
+use crate::node::options::LockOptions;
+use crate::node::session::Session;
+use crate::orchestrator::planner::{Changes, Planner};
+
+/// Whoever holds it gives out work.
+const KEY: &[u8] = b"tenure/orchestrator/driver";
+/// How often somebody who does not hold it tries, ns.
+const TRY_NS: u64 = 1_000 * NS_PER_MS;
+/// Rounds of proposals in one step.
+const ROUNDS: usize = 16;
+
+/// What is remembered between two rounds.
+#[derive(Default)]
+pub(super) struct Driver {
+    planner: Option<Planner>,
+    token: Option<Token>,
+    tried_ns: Option<u64>,
+    /// When it began, and the starts of the present second since.
+    began_ns: u64,
+    second: (u64, u64),
+}
+
+impl Driver {
+    /// Waits a little, for a loop that has no bell.
+    pub(super) fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// Gives the lock back.
+    pub(super) fn resign(&mut self, session: &Session) {
+        if let Some(token) = self.token.take() {
+            session.release_later(KEY, token);
+        }
+        self.planner = None;
+    }
+
+    pub(super) fn drives(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
+impl Shared {
+    /// Whether this node gives out work; it tries to become the one that does.
+    fn elected(&self, driver: &mut Driver, now_ns: u64) -> bool {
+        if !self.options.drive {
+            return false;
+        }
+        if driver.token.is_some_and(|token| self.session.is_held(KEY, token)) {
+            return true;
+        }
+        if driver.token.take().is_some() {
+            driver.planner = None;
+        }
+        if driver.tried_ns.is_some_and(|at| now_ns < at + TRY_NS) {
+            return false;
+        }
+        driver.tried_ns = Some(now_ns);
+        match self.session.try_acquire_token(KEY, &LockOptions { ttl: self.session.state.ttl(), ..LockOptions::default() }) {
+            Ok(token) => {
+                driver.token = Some(token);
+                driver.began_ns = now_ns;
+                driver.planner = Some(Planner::new());
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// One round of giving out work. Returns ns until the next is due.
+    pub(super) fn drive_step(self: &Arc<Self>) -> u64 {
+        let mut driver = lock(&self.driver);
+        let now_ns = self.now().boottime_ns;
+        if !self.elected(&mut driver, now_ns) {
+            return if self.options.drive { TRY_NS } else { u64::MAX };
+        }
+        let driver = &mut *driver;
+        let Some(planner) = &mut driver.planner else { return TRY_NS };
+        let topology = lock(&self.topology).clone();
+        let shards = move |schedule: &Schedule| topology.as_ref().map(|t| t(schedule)).unwrap_or_default();
+        let mut next_ms = None;
+        for _ in 0..ROUNDS {
+            let (since, local_ms) = (planner.version(), self.local_ms());
+            match self.engine().orch(move |state, clock| Changes::read(state, clock, since, local_ms)) {
+                Ok(changes) => planner.take(changes),
+                Err(_) => return TRY_NS,
+            }
+            let wall_ms = self.wall_ms();
+            let ramp = now_ns.saturating_sub(driver.began_ns) < self.options.ramp_up.as_nanos() as u64;
+            let second = now_ns / 1_000_000_000;
+            if driver.second.0 != second {
+                driver.second = (second, 0);
+            }
+            let most = u64::from(self.options.ramp_starts).saturating_mul(planner.workers() as u64);
+            planner.bound_starts(if ramp { most.saturating_sub(driver.second.1) as usize } else { usize::MAX });
+            let plan = planner.plan(wall_ms, local_ms, &shards);
+            next_ms = plan.next_ms.map(|at| at - planner.now_ms(wall_ms));
+            if plan.ops.is_empty() {
+                break;
+            }
+            let mut ops = plan.ops;
+            while !ops.is_empty() {
+                let answers = self.propose(&ops);
+                let mut follow = Vec::new();
+                for (op, answer) in ops.iter().zip(answers) {
+                    match answer {
+                        Ok(answer) => {
+                            driver.second.1 += u64::from(matches!(answer, OrchAnswer::Claimed { .. }));
+                            lock(&self.figures).answered(word(answer));
+                            follow.extend(planner.answered(op, answer, wall_ms));
+                        }
+                        Err(error) => {
+                            tracing::warn!(node = self.session.name(), %error, "a proposal had no answer");
+                            planner.unanswered(op, wall_ms);
+                        }
+                    }
+                }
+                ops = follow;
+            }
+        }
+        next_ms.map_or(TRY_NS, |ms| if ms <= 0 { NS_PER_MS } else { (ms as u64).saturating_mul(NS_PER_MS) })
+    }
+
+    /// Proposes all of them at once and waits for the answers.
+    fn propose(&self, ops: &[OrchOp]) -> Vec<Result<OrchAnswer>> {
+        let mut told = Vec::with_capacity(ops.len());
+        for op in ops {
+            let (tx, rx) = mpsc::sync_channel(1);
+            let request = Request { session: SessionId(0), seq: 0, op: Op::Orch(op.clone()) };
+            self.engine().submit(&request, Box::new(move |answer| drop(tx.send(answer))));
+            told.push(rx);
+        }
+        let answer = |rx: mpsc::Receiver<Result<Outcome>>| match rx.recv() {
+            Ok(Ok(Outcome::Orch(answer))) => Ok(answer),
+            Ok(Ok(other)) => Err(crate::node::answer::unexpected(other)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(crate::base::Status::Closed.into()),
+        };
+        told.into_iter().map(answer).collect()
+    }
+}
+
+/// An answer as a word for counting.
+fn word(answer: OrchAnswer) -> &'static str {
+    match answer {
+        OrchAnswer::Claimed { .. } => "claimed",
+        OrchAnswer::AlreadyClaimed { .. } => "already_claimed",
+        OrchAnswer::Busy { .. } => "busy",
+        OrchAnswer::OutsideWindow { .. } => "outside_window",
+        OrchAnswer::Blackout { .. } => "blackout",
+        OrchAnswer::Paused { .. } => "paused",
+        OrchAnswer::Disabled => "disabled",
+        OrchAnswer::BudgetExhausted => "budget_exhausted",
+        OrchAnswer::NoEligibleNode => "no_eligible_node",
+        OrchAnswer::StaleRevision { .. } => "stale_revision",
+        OrchAnswer::Halted => "halted",
+        OrchAnswer::Done => "left_out",
+        _ => "other",
+    }
+}

@@ -1,0 +1,342 @@
+//! The orchestrator of a node: schedules, handlers, and the two threads that give out work and do it.
+//!
+//! One node at a time gives out work: the holder of a lock. That is for economy only; the ledger judges every proposal, so two
+//! at once start nothing twice. The second thread only sends renewals and waits for nobody.
+
+mod context;
+mod drive;
+mod figures;
+mod runner;
+mod verbs;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use context::{Stop, TaskContext, TaskResult};
+pub use verbs::RunNow;
+
+use self::drive::Driver;
+use self::figures::Figures;
+use self::runner::Running;
+use super::session::Session;
+use super::wake::{Deadline, Wake};
+use crate::base::{Error, Result, SessionId, Status, Token, process};
+use crate::engine::Engine;
+use crate::ledger::orch::{OrchAnswer, OrchOp, Schedule};
+use crate::ledger::{Op, Outcome, Request};
+
+const NS_PER_MS: u64 = 1_000_000;
+/// The longest sleep of the thread that gives out work: the wall clock may be set meanwhile.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Names a host's shards, each with the names of the nodes that have it.
+pub type Topology = dyn Fn(&Schedule) -> Vec<(String, Vec<String>)> + Send + Sync;
+/// Says why a run must not start now; `None` when it may. Given the schedule and the target.
+pub type HostGate = dyn Fn(&Schedule, &str) -> Option<String> + Send + Sync;
+
+/// What does a kind of task.
+#[derive(Clone)]
+pub enum Handler {
+    /// Called on a thread of its own, which it may keep busy. A panic fails the try. With [`super::Env::manual`] it is called inside
+    /// [`Orchestrator::step`].
+    Blocking(Arc<dyn Fn(&TaskContext) -> TaskResult + Send + Sync>),
+    /// Called on the orchestrator's thread, and returns at once; [`TaskContext::finish`] is called later, from anywhere.
+    Deferred(Arc<dyn Fn(TaskContext) + Send + Sync>),
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Handler::Blocking(_)) { "Blocking" } else { "Deferred" })
+    }
+}
+
+/// How an orchestrator takes part.
+#[derive(Clone, Debug)]
+pub struct OrchestratorOptions {
+    /// Labels that schedules may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// The version that schedules may ask for.
+    pub version: u32,
+    /// Most runs at once on this node; 0 for no bound.
+    pub capacity: u32,
+    /// Whether it may be the one that gives out work.
+    pub drive: bool,
+    /// For so long after it began to give out work it starts at most [`OrchestratorOptions::ramp_starts`] runs a second and worker.
+    pub ramp_up: Duration,
+    /// See above.
+    pub ramp_starts: u32,
+}
+
+impl Default for OrchestratorOptions {
+    fn default() -> OrchestratorOptions {
+        OrchestratorOptions {
+            labels: BTreeMap::new(),
+            version: 0,
+            capacity: 0,
+            drive: true,
+            ramp_up: Duration::from_secs(30),
+            ramp_starts: 10,
+        }
+    }
+}
+
+/// The end of a try, on its way to the orchestrator's thread.
+type TaskEnd = (u64, Token, usize, TaskResult);
+
+pub(super) struct Shared {
+    session: Session,
+    options: OrchestratorOptions,
+    manual: bool,
+    handlers: Mutex<BTreeMap<String, Handler>>,
+    gates: Mutex<Vec<Arc<HostGate>>>,
+    topology: Mutex<Option<Arc<Topology>>>,
+    /// The session under which it has joined, and the kinds that it named.
+    joined: Mutex<(SessionId, usize)>,
+    driver: Mutex<Driver>,
+    runs: Mutex<HashMap<(u64, u64), Running>>,
+    ends: Mutex<Vec<TaskEnd>>,
+    /// Session and version at which the runs were read last.
+    seen: Mutex<(SessionId, u64)>,
+    figures: Mutex<Figures>,
+    wake: Arc<Wake>,
+    renewals: Arc<Wake>,
+    closed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Panics of handlers and callbacks are caught; what these locks guard is whole at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The orchestrator of a session. Clones are the same one; any thread may use it. Dropping the last clone closes it without waiting: its runs are
+/// told to stop, and what does not end runs out.
+#[derive(Clone)]
+pub struct Orchestrator(Arc<Owner>);
+
+struct Owner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Orchestrator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Orchestrator").field("node", &self.0.shared.session.name()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, SeqCst);
+        self.shared.tell_all(Stop::Closing);
+        self.shared.wake.stop();
+        self.shared.renewals.stop();
+    }
+}
+
+impl Session {
+    /// Makes an orchestrator that works under this session's name. `manual`: no threads, the caller moves it with [`Orchestrator::step`].
+    ///
+    /// # Errors
+    /// What every call may answer; [`Status::Io`] when the system gives no thread.
+    pub fn orchestrator(&self, options: OrchestratorOptions, manual: bool) -> Result<Orchestrator> {
+        self.core.check()?;
+        let shared = Arc::new(Shared {
+            session: self.clone(),
+            options,
+            manual,
+            handlers: Mutex::default(),
+            gates: Mutex::default(),
+            topology: Mutex::default(),
+            joined: Mutex::default(),
+            driver: Mutex::default(),
+            runs: Mutex::default(),
+            ends: Mutex::default(),
+            seen: Mutex::new((SessionId(0), u64::MAX)),
+            figures: Mutex::default(),
+            wake: Arc::default(),
+            renewals: Arc::default(),
+            closed: AtomicBool::new(false),
+        });
+        let weak = Arc::downgrade(&shared);
+        self.core.bells().push(Box::new(move |session| ring(&weak, session)));
+        let mut threads = Vec::new();
+        if !manual {
+            let (weak, wake) = (Arc::downgrade(&shared), shared.wake.clone());
+            threads.push(process::spawn("tenure-orch", move || {
+                turn(&weak, &wake, |shared| Duration::from_nanos(shared.step()).min(LONGEST))
+            })?);
+            let (weak, wake) = (Arc::downgrade(&shared), shared.renewals.clone());
+            threads.push(process::spawn("tenure-lease", move || {
+                turn(&weak, &wake, |shared| Duration::from_nanos(shared.renew_step()).min(LONGEST));
+            })?);
+        }
+        Ok(Orchestrator(Arc::new(Owner { shared, threads: Mutex::new(threads) })))
+    }
+}
+
+/// The ledger says that something has changed. False when nobody listens any more.
+fn ring(shared: &Weak<Shared>, session: SessionId) -> bool {
+    let Some(shared) = shared.upgrade() else { return false };
+    if session.0 == 0 || session == shared.session.id() {
+        shared.wake.raise();
+    }
+    true
+}
+
+/// A thread's body: it holds the orchestrator only while it works.
+fn turn(shared: &Weak<Shared>, wake: &Wake, step: impl Fn(&Arc<Shared>) -> Duration) {
+    loop {
+        let next = {
+            let Some(shared) = shared.upgrade() else { return };
+            if shared.session.core.check().is_err() {
+                return;
+            }
+            step(&shared)
+        };
+        if !wake.wait(next) {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn engine(&self) -> &Engine {
+        &self.session.core.engine
+    }
+
+    fn wall_ms(&self) -> i64 {
+        i64::try_from(self.clock().realtime_ns() / NS_PER_MS).unwrap_or(i64::MAX)
+    }
+
+    fn local_ms(&self) -> u64 {
+        self.clock().monotonic_ns() / NS_PER_MS
+    }
+
+    fn lot(&self) -> u64 {
+        self.session.core.with_rng(|rng| rng.next_u64())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.session.core.check()?;
+        if self.closed.load(SeqCst) {
+            return Err(Error::new(Status::Closed, "the orchestrator has been closed"));
+        }
+        Ok(())
+    }
+
+    fn execute(&self, op: OrchOp) -> Result<OrchAnswer> {
+        self.execute_as(SessionId(0), op)
+    }
+
+    fn execute_as(&self, session: SessionId, op: OrchOp) -> Result<OrchAnswer> {
+        self.session.core.check()?;
+        match self.engine().execute(&Request { session, seq: 0, op: Op::Orch(op) })? {
+            Outcome::Orch(answer) => Ok(answer),
+            other => Err(super::answer::unexpected(other)),
+        }
+    }
+
+    fn submit(&self, op: OrchOp) {
+        self.engine().submit(&Request { session: SessionId(0), seq: 0, op: Op::Orch(op) }, Box::new(|_| {}));
+    }
+
+    /// One round of everything that the first thread does. Returns ns until the next is due.
+    fn step(self: &Arc<Self>) -> u64 {
+        self.join();
+        let work = self.run_step();
+        let drive = if self.closed.load(SeqCst) { u64::MAX } else { self.drive_step() };
+        // What was given out to this node just now is begun at once.
+        let work = work.min(self.run_step());
+        self.renewals.raise();
+        work.min(drive)
+    }
+
+    /// Sees to it that the ledger knows this worker, under its present session.
+    fn join(&self) {
+        let kinds: Vec<String> = lock(&self.handlers).keys().cloned().collect();
+        let now = (self.session.id(), kinds.len());
+        if now.0.0 == 0 || kinds.is_empty() || *lock(&self.joined) == now || self.closed.load(SeqCst) {
+            return;
+        }
+        let op = OrchOp::Join {
+            kinds,
+            labels: self.options.labels.clone(),
+            version: self.options.version,
+            capacity: self.options.capacity,
+            now_ms: self.wall_ms(),
+        };
+        match self.execute_as(now.0, op) {
+            Ok(OrchAnswer::Done) => *lock(&self.joined) = now,
+            Ok(other) => tracing::warn!(node = self.session.name(), ?other, "the ledger does not take this worker"),
+            Err(error) => tracing::warn!(node = self.session.name(), %error, "joining as a worker failed"),
+        }
+    }
+
+    fn gate_says(&self, schedule: &Schedule, target: &str) -> Option<String> {
+        let gates = lock(&self.gates).clone();
+        gates.iter().find_map(|gate| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gate(schedule, target))).unwrap_or(Some("a gate panicked".to_owned()))
+        })
+    }
+
+    fn definition_of(&self, id: &str) -> Option<Arc<Schedule>> {
+        let id = id.to_owned();
+        self.engine().orch(move |state, _| state.schedule(&id).map(|e| e.definition.clone())).ok().flatten()
+    }
+}
+
+impl Orchestrator {
+    /// One round, for an orchestrator made with `manual`: gives out what is due, begins and ends runs, sends renewals. Handlers that block are called in
+    /// it. Returns how long until the next round is due.
+    pub fn step(&self) -> Duration {
+        let shared = &self.0.shared;
+        let mut next = shared.step();
+        // What handlers have done in this round may let the next begin.
+        while !lock(&shared.ends).is_empty() {
+            next = shared.step();
+        }
+        Duration::from_nanos(next.min(shared.renew_step()))
+    }
+
+    /// Ends it: it takes no more work, its runs are told to stop, and what has stopped within `timeout` is recorded. Closing twice is no error.
+    ///
+    /// # Errors
+    /// [`Status::Timeout`] when handlers did not stop in time: their runs are lost when their leases end.
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        let shared = &self.0.shared;
+        super::delivery::check_may_block()?;
+        if shared.closed.swap(true, SeqCst) {
+            return Ok(());
+        }
+        let session = shared.session.id();
+        if session.0 != 0 && shared.session.core.check().is_ok() {
+            let _ = shared.execute_as(session, OrchOp::Leave);
+        }
+        let deadline = Deadline::after(timeout);
+        let mut left = shared.tell_all(Stop::Closing);
+        while left > 0 && !deadline.left().is_zero() && shared.session.core.check().is_ok() {
+            if self.0.shared.manual {
+                self.step();
+            } else {
+                shared.wake.raise();
+            }
+            left = lock(&shared.runs).len();
+            if left > 0 {
+                lock(&shared.driver).pause(Duration::from_millis(2));
+            }
+        }
+        lock(&shared.driver).resign(&shared.session);
+        shared.wake.stop();
+        shared.renewals.stop();
+        for thread in std::mem::take(&mut *lock(&self.0.threads)) {
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic there was logged by the thread's own end.
+                let _ = thread.join();
+            }
+        }
+        if left == 0 { Ok(()) } else { Err(Error::new(Status::Timeout, format!("{left} runs did not stop in time"))) }
+    }
+}

@@ -1,0 +1,1 @@
+//! ThemisDB's maintenance schedules: its JSON and its rules, over ours.
