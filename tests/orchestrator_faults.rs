@@ -393,7 +393,6 @@ fn the_promises_hold_under_faults() {
     // A sweep in which nothing went wrong would prove nothing.
     let busy = ticks > 0 && takeovers > 0 && refused > 0 && crashes > 0 && leaders > 0;
     assert!(busy || one.is_some(), "{ticks} ticks, {takeovers} take-overs, {refused} writes refused, {crashes} crashes, {leaders} leaders");
-    eprintln!("{ticks} ticks, {takeovers} take-overs, {refused} writes refused, {crashes} crashes, {leaders} changes of leader");
 }
 
 #[test]
