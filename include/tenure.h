@@ -52,6 +52,10 @@
 /** A #tenure_heartbeat_reply to be filled in. */
 #define TENURE_HEARTBEAT_REPLY_INIT { sizeof(tenure_heartbeat_reply), 0, 0, 0, 0, NULL }
 
+/** A #tenure_lock_service without a function. */
+#define TENURE_LOCK_SERVICE_INIT \
+  { sizeof(tenure_lock_service), 0, 0, 0, 0, { NULL, 0 }, NULL, NULL, NULL, NULL, NULL, NULL, NULL, { 0, 0, 0, 0 } }
+
 /** What the inline functions of tenure_gate.h work on. */
 struct tenure_gate_cell;
 
@@ -73,6 +77,21 @@ struct tenure_gate_cell;
  * The object cannot be used any more.
  */
 #define TENURE_IS_FATAL 4
+
+/**
+ * Every grant has a token: 1 to 2^63-1, larger than that of every grant of the same key before it, and never another key's.
+ */
+#define TENURE_LOCK_SERVICE_FENCING 1
+
+/**
+ * Those who wait in `acquire`, on all nodes, are granted the lock in the order in which they came.
+ */
+#define TENURE_LOCK_SERVICE_FAIR 2
+
+/**
+ * `holder` tells what every earlier answer implies.
+ */
+#define TENURE_LOCK_SERVICE_LINEARIZABLE_READS 4
 
 /**
  * The session may take the lock again while it holds it; each grant has a token of its own.
@@ -658,6 +677,125 @@ typedef struct tenure_granter {
  * the number of those dropped is logged, when more than 1024 wait. Same rules as #tenure_done otherwise.
  */
 typedef void (*tenure_log_fn)(void *user, int32_t level, struct tenure_bytes target, struct tenure_bytes message);
+
+/**
+ * Who holds a lock, as a service tells it.
+ */
+typedef struct tenure_lock_holder {
+  /**
+   * Given: sizeof(tenure_lock_holder) of the library.
+   */
+  uint32_t struct_size;
+  /**
+   * 0.
+   */
+  uint32_t reserved0;
+  /**
+   * The holder's token, or 0 when it is not known. Given as 0.
+   */
+  uint64_t token;
+  /**
+   * What is left of its ttl, in ms, or TENURE_FOREVER when it is not known. Given as TENURE_FOREVER.
+   */
+  uint64_t remaining_ms;
+  /**
+   * The holder's node id, 1 to 64 characters, ended by a NUL.
+   */
+  char node[72];
+} tenure_lock_holder;
+
+/**
+ * A lock service of the host's. Start from TENURE_LOCK_SERVICE_INIT. The library copies it; docs/plug-ins.md says what each part is good for.
+ *
+ * The functions are called on threads of the library, with all signals blocked and 2 MiB of stack, several at a time; never two of try_acquire,
+ * acquire, renew and release for one key, unless a call was given up because it took longer than its timeout_ms. A call that was
+ * given up may go on: its thread is left to it, and what it grants after all is released. They must not throw, longjmp or end their thread, and
+ * must not close the node. `key` and `err` are valid until the function returns.
+ *
+ * Each returns a #tenure_status: #TENURE_OK, the statuses named at it, #TENURE_UNAVAILABLE when nobody can tell (it is tried again), or another
+ * one, which the caller of the node gets. It may leave a text in err->message, which it finds empty; the rest of *err is not looked at. A number that
+ * is no status is #TENURE_SERVICE_FAILED.
+ */
+typedef struct tenure_lock_service {
+  /**
+   * sizeof(tenure_lock_service) of the header that the caller was compiled with.
+   */
+  uint32_t struct_size;
+  /**
+   * TENURE_LOCK_SERVICE_FENCING and the like. Others are refused.
+   */
+  uint32_t capabilities;
+  /**
+   * The service's ttl is a multiple of this, in ms; the library rounds up to it. 0 stands for 1.
+   */
+  uint64_t ttl_granularity_ms;
+  /**
+   * The shortest ttl that it takes, in ms; the library asks for at least this.
+   */
+  uint64_t ttl_min_ms;
+  /**
+   * The longest ttl that it takes, in ms; 0 stands for a day.
+   */
+  uint64_t ttl_max_ms;
+  /**
+   * The name under which the service knows this node: 1 to 64 printable ASCII characters.
+   */
+  struct tenure_bytes node_id;
+  /**
+   * Passed to every function.
+   */
+  void *user;
+  /**
+   * Takes the lock for ttl_ms if it is free. #TENURE_OK: *out_token is its token, 0 without fencing. #TENURE_HELD: somebody else holds it;
+   * *out_token is the holder's, or stays 0. Required.
+   */
+  int32_t (*try_acquire)(void *user,
+                         struct tenure_bytes key,
+                         uint64_t ttl_ms,
+                         uint64_t timeout_ms,
+                         uint64_t *out_token,
+                         struct tenure_error *err);
+  /**
+   * Gives the lock back. #TENURE_NOT_HOLDER, and no effect, when `token` is not that of the current grant. Required.
+   */
+  int32_t (*release)(void *user, struct tenure_bytes key, uint64_t token, uint64_t timeout_ms, struct tenure_error *err);
+  /**
+   * Tells who holds the lock. #TENURE_NOT_HOLDER: nobody. Required.
+   */
+  int32_t (*holder)(void *user,
+                    struct tenure_bytes key,
+                    uint64_t timeout_ms,
+                    struct tenure_lock_holder *out_holder,
+                    struct tenure_error *err);
+  /**
+   * Extends the grant to ttl_ms from now. #TENURE_NOT_HOLDER, and no effect, when `token` is not that of the current grant. NULL: grants are not
+   * renewed.
+   */
+  int32_t (*renew)(void *user,
+                   struct tenure_bytes key,
+                   uint64_t token,
+                   uint64_t ttl_ms,
+                   uint64_t timeout_ms,
+                   struct tenure_error *err);
+  /**
+   * As try_acquire, waiting for at most wait_ms. NULL: the library asks again and again.
+   */
+  int32_t (*acquire)(void *user,
+                     struct tenure_bytes key,
+                     uint64_t ttl_ms,
+                     uint64_t wait_ms,
+                     uint64_t *out_token,
+                     struct tenure_error *err);
+  /**
+   * Called once with `user`, on any thread, when the node is closed or freed and the last call has returned; not when opening the
+   * node failed, and not in a forked child. May be NULL.
+   */
+  void (*free)(void *user);
+  /**
+   * 0.
+   */
+  uint64_t reserved[4];
+} tenure_lock_service;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1350,6 +1488,20 @@ int32_t tenure_node_dispatch(struct tenure_node node,
                              size_t max,
                              size_t *out_done,
                              struct tenure_error *err);
+
+/**
+ * Opens a node over a lock service of the host's: its sessions, renewals, events and gates work over that service. See docs/plug-ins.md.
+ *
+ * Parameters: config - the settings, copied; 0 for the defaults; service - copied; out_node - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for a function that is missing, an unknown capability, a `data_dir`, or another `node_id` than
+ * the service's; #TENURE_IO; #TENURE_LIMIT; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE.
+ * Memory: as tenure_node_open(). `user` is the library's from success until it calls `free`, and stays the caller's otherwise.
+ * Threads: any. Since: 0.1.
+ */
+int32_t tenure_node_open_with_service(struct tenure_config config,
+                                      const struct tenure_lock_service *service,
+                                      struct tenure_node *out_node,
+                                      struct tenure_error *err);
 
 /**
  * Opens another session: another identity in this process, which the library renews like the node's own.

@@ -462,5 +462,6 @@ class Session {
 #include "tenure_lock.hpp"
 #include "tenure_fence.hpp"
 #include "tenure_granter.hpp"
+#include "tenure_plug.hpp"
 
 #endif  // TENURE_HPP

@@ -3,10 +3,10 @@
 #define TENURE_LOCK_HPP
 
 #include <algorithm>
+#include <cstdint>
 #include <map>
 #include <mutex>
-
-#include "tenure.hpp"
+#include <string>
 
 namespace tenure {
 
@@ -22,6 +22,13 @@ class DistributedLock {
   virtual std::string getHolderNodeId(const std::string& key) const = 0;
   virtual std::string nodeId() const = 0;
 };
+
+}  // namespace tenure
+
+// After the interface, on which what it includes is built.
+#include "tenure.hpp"
+
+namespace tenure {
 
 // A DistributedLock over a node in this process: for tests and for a database that runs alone. Locks with one domain compete;
 // each has a node id of its own. Underneath are fencing tokens: a late release frees nobody else's lock.

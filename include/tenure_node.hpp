@@ -84,6 +84,9 @@ class Node {
   }
   ~Node() { end(); }
 
+  // Takes over an open node.
+  static Node adopt(tenure_node handle) noexcept { return Node(handle); }
+
   // The node's own session.
   Result<Session> session() const {
     tenure_session s;

@@ -23,6 +23,7 @@ mod inject;
 mod log;
 mod node;
 mod options;
+mod service;
 mod session;
 mod table;
 mod types;

@@ -38,6 +38,13 @@ impl Object for NodeObject {
     }
 }
 
+/// A handle for an open node.
+pub(super) fn published(node: Node) -> Result<tenure_node> {
+    let session = table::insert(SessionObject::own(node.session()))?;
+    let shared = Arc::new(Shared { session, closed: AtomicBool::new(false) });
+    Ok(tenure_node { id: table::insert(NodeObject { node, shared })? })
+}
+
 /// Opens a node: in memory, or, with `data_dir`, durable in that directory.
 ///
 /// A program that daemonises opens its node after the fork: see #TENURE_FORKED.
@@ -55,11 +62,9 @@ pub unsafe extern "C" fn tenure_node_open(config: tenure_config, out_node: *mut 
         log::check_may_wait()?;
         let out = Out::required(out_node, "out_node")?;
         let node = Node::open(&settings(config)?)?;
-        let session = table::insert(SessionObject::own(node.session()))?;
-        let shared = Arc::new(Shared { session, closed: AtomicBool::new(false) });
-        let id = table::insert(NodeObject { node, shared })?;
+        let handle = published(node)?;
         // SAFETY: the header asks for a writable place.
-        unsafe { out.set(tenure_node { id }) };
+        unsafe { out.set(handle) };
         Ok(())
     })
 }

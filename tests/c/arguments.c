@@ -210,11 +210,83 @@ static void configs(void) {
   CHECK(strcmp(buf, "block-write") == 0 && needed == sizeof "block-write");
 }
 
+static int32_t no_attempt(void *user, tenure_bytes k, uint64_t ttl_ms, uint64_t timeout_ms, uint64_t *out, tenure_error *e) {
+  (void)user, (void)k, (void)ttl_ms, (void)timeout_ms, (void)out, (void)e;
+  return TENURE_UNAVAILABLE;
+}
+
+static int32_t no_release(void *user, tenure_bytes k, uint64_t token, uint64_t timeout_ms, tenure_error *e) {
+  (void)user, (void)k, (void)token, (void)timeout_ms, (void)e;
+  return TENURE_UNAVAILABLE;
+}
+
+static int32_t no_holder(void *user, tenure_bytes k, uint64_t timeout_ms, tenure_lock_holder *out, tenure_error *e) {
+  (void)user, (void)k, (void)timeout_ms, (void)out, (void)e;
+  return TENURE_UNAVAILABLE;
+}
+
+static void never_freed(void *user) {
+  (void)user;
+  fprintf(stderr, "a service that was refused was freed\n");
+  exit(1);
+}
+
+static void services(void) {
+  const tenure_config none = {0}, forged = {99};
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open_with_service(none, NULL, &o.node, err));
+  struct {
+    tenure_lock_service first;
+    uint64_t more;
+  } big = {TENURE_LOCK_SERVICE_INIT, 1};
+  for (int i = 0; i < 17; i++) {
+    tenure_lock_service s = TENURE_LOCK_SERVICE_INIT;
+    const tenure_lock_service *p = &s;
+    s.node_id = text("svc");
+    s.try_acquire = no_attempt;
+    s.release = no_release;
+    s.holder = no_holder;
+    s.free = never_freed;
+    switch (i) {
+      case 0: s.struct_size = 0; break;
+      case 1: s.struct_size = sizeof s - 1; break;
+      case 2: s.struct_size = UINT32_MAX; break;
+      case 3: s.capabilities = 8; break;
+      case 4: s.try_acquire = NULL; break;
+      case 5: s.release = NULL; break;
+      case 6: s.holder = NULL; break;
+      case 7: s.reserved[3] = 1; break;
+      case 8: s.node_id = empty; break;
+      case 9: s.node_id = null_with_length; break;
+      case 10: s.node_id = huge; break;
+      case 11: s.node_id = not_utf8; break;
+      case 12: s.node_id = text("with space"); break;
+      case 13: s.ttl_min_ms = 10, s.ttl_max_ms = 9; break;
+      case 14: s.capabilities = TENURE_LOCK_SERVICE_FAIR; break;
+      case 15: p = (const tenure_lock_service *)((const char *)&s + 1); break;
+      case 16:
+        big.first = s;
+        big.first.struct_size = sizeof big;
+        p = &big.first;
+        break;
+    }
+    REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open_with_service(none, p, &o.node, err));
+  }
+  tenure_lock_service good = TENURE_LOCK_SERVICE_INIT;
+  good.node_id = text("svc");
+  good.try_acquire = no_attempt;
+  good.release = no_release;
+  good.holder = no_holder;
+  good.free = never_freed;
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open_with_service(none, &good, NULL, err));
+  REFUSED(TENURE_BAD_HANDLE, tenure_node_open_with_service(forged, &good, &o.node, err));
+}
+
 static void nodes(void) {
   const tenure_config none = {0}, forged = {99};
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open(none, NULL, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open(none, (tenure_node *)((char *)&o.node + 1), err));
   REFUSED(TENURE_BAD_HANDLE, tenure_node_open(forged, &o.node, err));
+  services();
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_close(n, 0, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_session(n, &o.session, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_session(node, NULL, err));

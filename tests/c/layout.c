@@ -30,6 +30,25 @@ IS(offsetof(tenure_lock_opts, lock_delay_ms), 32);
 IS(offsetof(tenure_lock_opts, metadata), 40);
 IS(offsetof(tenure_lock_opts, reserved), 56);
 
+IS(sizeof(tenure_lock_holder), 96);
+IS(offsetof(tenure_lock_holder, token), 8);
+IS(offsetof(tenure_lock_holder, remaining_ms), 16);
+IS(offsetof(tenure_lock_holder, node), 24);
+IS(sizeof(tenure_lock_service), 136);
+IS(offsetof(tenure_lock_service, capabilities), 4);
+IS(offsetof(tenure_lock_service, ttl_granularity_ms), 8);
+IS(offsetof(tenure_lock_service, ttl_min_ms), 16);
+IS(offsetof(tenure_lock_service, ttl_max_ms), 24);
+IS(offsetof(tenure_lock_service, node_id), 32);
+IS(offsetof(tenure_lock_service, user), 48);
+IS(offsetof(tenure_lock_service, try_acquire), 56);
+IS(offsetof(tenure_lock_service, release), 64);
+IS(offsetof(tenure_lock_service, holder), 72);
+IS(offsetof(tenure_lock_service, renew), 80);
+IS(offsetof(tenure_lock_service, acquire), 88);
+IS(offsetof(tenure_lock_service, free), 96);
+IS(offsetof(tenure_lock_service, reserved), 104);
+
 IS(sizeof(tenure_heartbeat), 64);
 IS(offsetof(tenure_heartbeat, epoch), 8);
 IS(offsetof(tenure_heartbeat, ttl_ms), 16);

@@ -98,6 +98,7 @@ int main(void) {
   PANICS(tenure_config_get(config, text("gate.mode"), buf, sizeof buf, &needed, err));
   PANICS(tenure_config_load(config, text("gate.mode = disabled"), err));
   PANICS(tenure_node_open(none, &n, err));
+  PANICS(tenure_node_open_with_service(none, NULL, &n, err));
 
   POISONS(tenure_node_close(node, 0, err));
   POISONS(tenure_node_session(node, &s, err));

@@ -14,6 +14,7 @@ import pytest
 import tenure
 from cluster import TIMING, free_address
 from locktable import Fenced, Plain, Polled, Table
+from nativeservice import NativeService, compiled
 from tenure.conformance import BEHAVIOURS, Parties, applicable, plugged, run
 
 HERE = Path(__file__).parent
@@ -68,7 +69,35 @@ def fenced(tmp_path):
     return plugged(lambda name: Fenced(table, name))
 
 
-PROVIDERS = [memory, durable, members, plain, polled, fenced]
+@contextlib.contextmanager
+def native(plugin, opener="plugin_open"):
+    """Nodes over services that are compiled, seen through the C interface."""
+    services = []
+
+    def service(name):
+        services.append(NativeService(plugin, name, opener))
+        return services[-1]
+
+    with plugged(service, service_poll=0.02) as parties:
+        yield parties
+    for each in services:
+        each.close()
+
+
+def c(tmp_path):
+    return native(compiled("c", tmp_path))
+
+
+def cpp(tmp_path):
+    return native(compiled("c++", tmp_path))
+
+
+def distributed(tmp_path):
+    """ThemisDB's four methods."""
+    return native(compiled("c++", tmp_path), "plugin_open_distributed")
+
+
+PROVIDERS = [memory, durable, members, plain, polled, fenced, c, cpp, distributed]
 
 
 @pytest.fixture(scope="module", params=PROVIDERS, ids=lambda provider: provider.__name__)

@@ -11,6 +11,7 @@ import pytest
 
 import tenure
 from locktable import Fenced, Plain, Polled, Table
+from nativeservice import NativeService, compiled
 from tenure import aio
 
 PATIENCE = 60.0
@@ -371,3 +372,47 @@ def test_a_forked_child_owns_nothing(program, monkeypatch):
     done = program(textwrap.dedent(FORK), seconds=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
+
+
+@pytest.fixture(scope="module", params=["c", "c++"])
+def plugin(request, tmp_path_factory):
+    return compiled(request.param, tmp_path_factory.mktemp("plugin"))
+
+
+def test_what_a_native_service_answers_reaches_the_caller(plugin):
+    service = NativeService(plugin, "n1")
+    with pytest.raises(tenure.LimitError, match="the table is full"):
+        service.try_acquire(b"fails", 5.0, 1.0)
+    with pytest.raises(tenure.LockServiceError, match=r"12345, which is no status|thrown by the service"):
+        service.try_acquire(b"wrong", 5.0, 1.0)
+    assert service.status()["form"] == "plugged"
+    assert service.status()["weaker_modes"] == []
+    service.close()
+
+
+def test_a_native_service_is_given_back_once(plugin, until):
+    before = plugin.plugin_live()
+    service = NativeService(plugin, "n1")
+    token = service.try_acquire(b"k", 60.0, 1.0)
+    assert plugin.plugin_live() == before + 1
+    service.close()
+    until(lambda: plugin.plugin_live() == before, PATIENCE)
+    # Closing the node has given its lock back.
+    other = NativeService(plugin, "n2")
+    assert other.try_acquire(b"k", 60.0, 1.0) > token
+    other.close()
+    with pytest.raises(tenure.InvalidArgumentError):
+        NativeService(plugin, "not a name")
+    assert plugin.plugin_live() == before
+
+
+def test_a_lock_with_four_methods_is_named_weaker(plugin):
+    if not hasattr(plugin, "plugin_open_distributed"):
+        pytest.skip("the adapter is C++'s")
+    service = NativeService(plugin, "n1", "plugin_open_distributed")
+    assert [mode.partition(",")[0] for mode in service.status()["weaker_modes"]] == [
+        "lock_service: no fencing",
+        "lock_service: no renewals",
+        "lock_service: holder may be old",
+    ]
+    service.close()
