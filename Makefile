@@ -56,12 +56,12 @@ verify: setup ## read-only checks: format, lints, types, layering
 .PHONY: fix
 fix: setup ## format and rewrite generated files
 	@cargo fmt --all
-	@$(VENV)/bin/ruff check -q --fix python tests/python examples demo bindings/cpp/examples
-	@$(VENV)/bin/ruff format -q python tests/python examples demo bindings/cpp/examples
+	@$(VENV)/bin/ruff check -q --fix python tests/python examples demo bindings/cpp/examples bench
+	@$(VENV)/bin/ruff format -q python tests/python examples demo bindings/cpp/examples bench
 	@UPDATE_GENERATED=1 UPDATE_HEADER=1 cargo test -q --features capi --test header --test errors
 
 .PHONY: bench
-bench: setup ## measure; FIGURES=gate,lock picks groups; one JSON line a figure
+bench: setup ## measure; FIGURES=gate,lock,server picks groups; one JSON line a figure
 	@for group in $(subst $(comma), ,$(FIGURES)); do bench/$$group/run.sh; done
 
 .PHONY: release

@@ -7,6 +7,6 @@ cargo fmt --all --check
 cargo check -q --no-default-features
 cargo clippy -q --all-targets --features capi -- -D warnings
 PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$bin/python cargo clippy -q -p tenure-python -- -D warnings
-"$bin/ruff" check -q python tests/python examples demo bindings/cpp/examples
-"$bin/ruff" format -q --check python tests/python examples demo bindings/cpp/examples
+"$bin/ruff" check -q python tests/python examples demo bindings/cpp/examples bench
+"$bin/ruff" format -q --check python tests/python examples demo bindings/cpp/examples bench
 "$bin/mypy"

@@ -17,7 +17,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -27,44 +26,11 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "bindings/cpp/examples/kvgate")]
 
 from controller import Controller  # noqa: E402
+from history import Verdict, Write, check  # noqa: E402
 from kvgate import BLOCKED, UNCERTAIN, Server, free_port, wait_until  # noqa: E402
 
 NAMES = ("a", "b", "c")
 CPU_CGROUP = Path("/sys/fs/cgroup/cpu")
-
-
-@dataclass(frozen=True)
-class Write:
-    """An acknowledged write, by this process's clock."""
-
-    server: str
-    epoch: int
-    key: str
-    sent: float
-    acknowledged: float
-
-
-@dataclass
-class Verdict:
-    """What the checker found in a history."""
-
-    # Acknowledged under an epoch although a higher one had acknowledged before the write was even sent.
-    by_two: list[Write] = field(default_factory=list)
-    lost: list[Write] = field(default_factory=list)
-
-
-def check(history: list[Write], survived: set[str]) -> Verdict:
-    """``survived``: the keys that the last master has."""
-    first: dict[int, float] = {}
-    for write in history:
-        first[write.epoch] = min(first.get(write.epoch, write.acknowledged), write.acknowledged)
-    # For each epoch, when the first acknowledgement under a higher one came.
-    after: dict[int, float] = {}
-    soonest = float("inf")
-    for epoch in sorted(first, reverse=True):
-        after[epoch] = soonest
-        soonest = min(soonest, first[epoch])
-    return Verdict([w for w in history if w.sent > after[w.epoch]], [w for w in history if w.key not in survived])
 
 
 class Network:
@@ -250,8 +216,9 @@ class Run:
         """The trap of a lease that counts from its receipt."""
         peer = next(peer for peer in self.controller.peers if peer.name == name)
         nonce, epoch = server.nonce(), self.controller.epoch
-        # It is a promise like any other, from the nonce on.
-        peer.promised_until = max(peer.promised_until, time.monotonic() + 1.02 * self.ttl)
+        # It is a promise like any other.
+        if self.controller.promise(peer, epoch, nonce) is None:
+            raise RuntimeError("the master changed")
         server.freeze()
         words = [str(w).encode() for w in ("CLUSTERX", "HEARTBEAT", server.id, int(self.ttl * 1000), epoch, "NONCE", nonce)]
         with socket.create_connection((server.host, server.port), 10) as queued:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from faults import Run, Write, check
+from faults import Run
+from history import Write, check
 from kvgate import BINARY
 
 # Another one for each day of a machine's life: TENURE_SEED=... make test

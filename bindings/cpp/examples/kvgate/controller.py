@@ -4,9 +4,9 @@ master is gone waits out what it was promised and promotes the server whose log 
 
     controller.py --ttl 2 --data-dir controller-data a=127.0.0.1:6666 b=127.0.0.1:6667 c=127.0.0.1:6668
 
-Its epochs are the fencing tokens of a lock in a Tenure node of its own, so that they increase over its restarts as well. It holds that lock
-while it grants: of two controllers over one cluster of Tenure members, one does nothing. Every server keeps the highest epoch it
-has seen, and refuses a controller whose epoch is lower.
+What it promises is recorded in a Tenure node before it is sent, and so binds it after a restart, and the next controller where the node is
+a member of a cluster: of several, one is in office. Every server keeps the highest epoch it has seen, and refuses a controller whose
+epoch is lower.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import redis
 
 import tenure
 
-# Whose clock runs how much slower than another's, at worst.
-CLOCK_ERROR = 0.02
+OFFICE = "kvgate/master"
 ALL_SLOTS = "0-16383"
 
 
@@ -38,8 +37,6 @@ class Peer:
     heard: float = 0.0  # when it was asked what it answered last, monotonic
     position: tuple[int, int] = (0, 0)  # where its log ends: epoch, sequence number
     version: int = 0  # of its topology
-    # When it may have believed to hold office at the latest, by this process's clock.
-    promised_until: float = 0.0
     nonce: int | None = None
     accepted: int = 0
     refused: int = 0
@@ -75,9 +72,7 @@ class Controller:
         self.promotions: list[tuple[float, str, int]] = []
         self._node = node or tenure.Node()
         self._own_node = node is None
-        self._office: tenure.Grant | None = None
-        # What a controller before this one may have promised.
-        self._not_before = time.monotonic() + ttl * (1 + CLOCK_ERROR)
+        self._granter: tenure.Granter | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=(peer,), daemon=True) for peer in self.peers]
@@ -148,20 +143,24 @@ class Controller:
     def _beat(self, peer: Peer, epoch: int) -> None:
         if peer.nonce is None:
             peer.nonce = int(self._call(peer, "CLUSTERX", "NONCE"))
-        with self._lock:
-            # Once another is to be promoted nothing is promised here any more.
-            if self.master is not peer or self.epoch != epoch:
-                return
-            # The server counts from the nonce, which was handed out before now.
-            peer.promised_until = time.monotonic() + self.ttl * (1 + CLOCK_ERROR)
-        nonce, peer.nonce = peer.nonce, None
-        answer = self._call(peer, "CLUSTERX", "HEARTBEAT", peer.id, int(self.ttl * 1000), epoch, "NONCE", nonce)
+        order = self.promise(peer, epoch, peer.nonce)
+        if order is None:
+            return
+        peer.nonce = None
+        answer = self._call(peer, "CLUSTERX", "HEARTBEAT", peer.id, int(order.ttl * 1000), order.epoch, "NONCE", order.nonce)
         reply = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
         peer.nonce = int(reply[b"next_nonce"])
         if reply[b"accepted"]:
             peer.accepted += 1
         else:
             peer.refused += 1
+
+    def promise(self, peer: Peer, epoch: int, nonce: int) -> tenure.Order | None:
+        """Records a heartbeat before it is sent; nothing once another is to be promoted, or while another controller is in office."""
+        with self._lock, contextlib.suppress(tenure.Error):
+            if self.master is peer and self.epoch == epoch and self._granter is not None:
+                return self._granter.heartbeat(OFFICE, self.ttl, nonce)
+        return None
 
     def _topology(self, master: Peer) -> str:
         lines = []
@@ -174,45 +173,65 @@ class Controller:
 
     def _decide(self) -> None:
         while not self._stop.wait(self.ttl / 20):
-            now = time.monotonic()
             master = self.master
-            if master is not None and now - master.heard < self.ttl / 2:
+            if master is not None and self._in_office() and time.monotonic() - master.heard < self.ttl / 2:
                 continue
             with self._lock:
-                # Nothing is promised from here on; what was has to end.
-                if master is not None:
-                    self.say(f"{master.name} has not been heard for {now - master.heard:.2f} s")
+                # From here on nothing is promised; what has been has to end.
                 self.master = None
+            if master is not None:
+                self.say(f"{master.name} has not been heard for {time.monotonic() - master.heard:.2f} s")
             self._promote()
 
     def _promote(self) -> None:
-        ends = max([self._not_before, *(peer.promised_until for peer in self.peers)])
-        while not self._stop.is_set():
-            # The logs are asked for when nothing can be acknowledged any more: after the end of every promise.
+        ended: float | None = None
+        while not self._stop.wait(self.ttl / 50):
+            if not self._in_office():
+                ended = None
+                continue
             now = time.monotonic()
-            fresh = [peer for peer in self.peers if peer.heard > ends]
-            waited = now > ends + self.ttl / 4
-            if len(fresh) >= self.quorum and (waited or len(fresh) == len(self.peers)) and self._in_office():
-                best = max(fresh, key=lambda peer: peer.position)
-                with self._lock:
-                    assert self._office is not None
-                    # A cluster that was looked after by somebody else may be further than our tokens.
-                    seen = max(max(peer.version, peer.position[0]) for peer in self.peers)
-                    self.epoch, self.master = max(self._office.token, seen + 1), best
-                best.heard = time.monotonic()
-                self.promotions.append((time.monotonic(), best.name, self.epoch))
-                self.say(f"{best.name} is promoted under epoch {self.epoch}")
+            if ended is None:
+                if not self._promises_ended():
+                    continue
+                ended = now
+            # The logs are asked for when nothing can be acknowledged any more: after the end of every promise.
+            fresh = [peer for peer in self.peers if peer.heard > ended]
+            if len(fresh) < self.quorum or (len(fresh) < len(self.peers) and now < ended + self.ttl / 2):
+                continue
+            best = max(fresh, key=lambda peer: peer.position)
+            if self._give_office(best):
                 return
-            self._stop.wait(self.ttl / 50)
+
+    def _promises_ended(self) -> bool:
+        with contextlib.suppress(tenure.Error):
+            assert self._granter is not None
+            promise = self._granter.promise(OFFICE)
+            return promise is None or promise.settled or promise.remaining <= 0
+        return False
+
+    def _give_office(self, peer: Peer) -> bool:
+        # A cluster that was looked after by somebody else may be further than our epochs.
+        seen = max(self.epoch, *(max(other.version, *other.position[:1]) for other in self.peers))
+        with contextlib.suppress(tenure.Error):
+            assert self._granter is not None
+            promise = self._granter.promise(OFFICE)
+            epoch = self._granter.promote(OFFICE, peer.name, max(seen, promise.epoch if promise else 0) + 1)
+            peer.heard = time.monotonic()
+            with self._lock:
+                self.epoch, self.master = epoch, peer
+            self.promotions.append((time.monotonic(), peer.name, epoch))
+            self.say(f"{peer.name} is promoted under epoch {epoch}")
+            return True
+        return False
 
     def _in_office(self) -> bool:
-        """Takes a new token for a new epoch; False while another controller has the lock."""
+        """Whether this controller is the one that grants; it tries to be when it is not."""
+        if self._granter is not None and self._granter.in_office:
+            return True
         with contextlib.suppress(tenure.Error):
-            if self._office is not None:
-                self._office.release()
-                self._office = None
-            self._office = self._node.try_acquire("kvgate/controller", ttl=max(self.ttl, 1.0))
-        return self._office is not None
+            self._granter = self._node.granter("kvgate/controller", timeout=0)
+            return True
+        return False
 
 
 def parse_servers(words: Sequence[str]) -> dict[str, tuple[str, int]]:
