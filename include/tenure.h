@@ -110,9 +110,19 @@ struct tenure_gate_cell;
 #define TENURE_FOREVER UINT64_MAX
 
 /**
+ * The name given to tenure_node_watch() is the beginning of names.
+ */
+#define TENURE_WATCH_PREFIX 1
+
+/**
  * The heartbeat carries a nonce.
  */
 #define TENURE_HEARTBEAT_NONCE 1
+
+/**
+ * Bytes of a session's secret.
+ */
+#define TENURE_SECRET_SIZE 16
 
 /**
  * Version of the interface between header and library: it changes only when compiled programs would break.
@@ -328,6 +338,19 @@ enum tenure_event_kind
    * The node is poisoned, text says why. Every call but status, close and free answers #TENURE_POISONED.
    */
   TENURE_EVENT_KIND_POISONED = 4,
+  /**
+   * The holder of a grant is asked to give it back: key, token, session; name says who asks, text why; remaining_ms is how long until it
+   * is taken away, TENURE_FOREVER if never.
+   */
+  TENURE_EVENT_KIND_REVOKE_REQUESTED = 5,
+  /**
+   * A watched lock is held: key, token, session; name is that of the first holder's session, text its metadata.
+   */
+  TENURE_EVENT_KIND_HELD = 6,
+  /**
+   * A watched lock is free, or in its lock-delay: key.
+   */
+  TENURE_EVENT_KIND_FREED = 7,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1685,6 +1708,152 @@ int32_t tenure_session_remaining(struct tenure_session session,
                                  struct tenure_error *err);
 
 /**
+ * Asks whoever holds a lock to give it back: each holder gets a #TENURE_EVENT_KIND_REVOKE_REQUESTED event that says who asks and why.
+ *
+ * Parameters: session; key; token - only this grant, or 0 for every holder; why - for the holder to read, at most 256 bytes of UTF-8;
+ * force_after_ms - when it is taken away from those who still hold it then, by the ledger's clock, at most 86400000, or TENURE_FOREVER for
+ * never. A second request can bring that time forward, and not put it off. The grant's lock-delay begins then. out_asked - how many holders
+ * were asked, or NULL; err - or NULL.
+ * Returns: #TENURE_OK, also when nobody holds it; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE;
+ * #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_revoke(struct tenure_session session,
+                              struct tenure_bytes key,
+                              uint64_t token,
+                              struct tenure_bytes why,
+                              uint64_t force_after_ms,
+                              uint64_t *out_asked,
+                              struct tenure_error *err);
+
+/**
+ * Everybody around a lock as JSON: `{"holders": [as tenure_node_locks()], "waiters": [{"node", "session", "mode", "waited_ms", "metadata"}],
+ * "delay_ms"}`, holders by token, waiters in the order in which they will be served. Linearizable.
+ *
+ * Parameters: session; key; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks of a node that is no member of a cluster. Since: 0.1.
+ */
+int32_t tenure_session_contenders(struct tenure_session session,
+                                  struct tenure_bytes key,
+                                  char *buf,
+                                  size_t len,
+                                  size_t *out_needed,
+                                  struct tenure_error *err);
+
+/**
+ * Who holds a lock as far as this node knows, asking nobody: the answer may be old.
+ *
+ * Parameters: session; key; buf, len - the buffer for the name of the (first) holder's session, empty when nobody holds the lock;
+ * out_needed - the size needed, with the NUL; at most 65; out_token - its fencing token, or 0, or NULL; out_applied - the log index up to which
+ * this node has applied, 0 for a node in memory, or NULL; out_age_ms - how long ago that was: so old the answer may be; 0 for a node that is
+ * alone; or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_session_holder_local(struct tenure_session session,
+                                    struct tenure_bytes key,
+                                    char *buf,
+                                    size_t len,
+                                    size_t *out_needed,
+                                    uint64_t *out_token,
+                                    uint64_t *out_applied,
+                                    uint64_t *out_age_ms,
+                                    struct tenure_error *err);
+
+/**
+ * Replaces what a grant shows to whoever asks for the holder, or watches it.
+ *
+ * Parameters: session; key; token - the grant's; metadata - at most 1024 bytes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when the grant is gone, err->token is that of the present holder, or 0; #TENURE_INVALID_ARGUMENT;
+ * #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_session_annotate(struct tenure_session session,
+                                struct tenure_bytes key,
+                                uint64_t token,
+                                struct tenure_bytes metadata,
+                                struct tenure_error *err);
+
+/**
+ * Says whether at least `left_ms` of a grant is left in the holder's own view, asking nobody: before a step that takes so long.
+ *
+ * Parameters: session; key; token - the grant's; left_ms; out_remaining_ms - what is left, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_EXPIRED when less is left, or nothing; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED;
+ * #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_ensure(struct tenure_session session,
+                              struct tenure_bytes key,
+                              uint64_t token,
+                              uint64_t left_ms,
+                              uint64_t *out_remaining_ms,
+                              struct tenure_error *err);
+
+/**
+ * Why a grant was lost: a word as in the `lost` event, or "" while it is held and after it was given back. The last 1024 losses of a session
+ * are remembered.
+ *
+ * Parameters: session; token - the grant's; buf, len - the buffer; out_needed - the size needed, with the NUL; at most 16; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_session_loss(struct tenure_session session,
+                            uint64_t token,
+                            char *buf,
+                            size_t len,
+                            size_t *out_needed,
+                            struct tenure_error *err);
+
+/**
+ * What proves that a caller owns this session, for tenure_node_take_over() by a later process. Keep it secret, and where only that process
+ * finds it. It changes when the session is opened anew after a loss.
+ *
+ * Parameters: session; out_secret - where 16 bytes go; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_session_secret(struct tenure_session session,
+                              uint8_t *out_secret,
+                              struct tenure_error *err);
+
+/**
+ * The locks that came with the session whose place this one has taken, as JSON by token: `[{"key", "token"}]`, keys as in
+ * tenure_node_locks(). They are the caller's, to be released like any other, from the first call on.
+ *
+ * Parameters: session; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED;
+ * #TENURE_UNAVAILABLE; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks of a node that is no member of a cluster. Since: 0.1.
+ */
+int32_t tenure_session_inherited(struct tenure_session session,
+                                 char *buf,
+                                 size_t len,
+                                 size_t *out_needed,
+                                 struct tenure_error *err);
+
+/**
+ * Opens a session in the place of another one, which may be that of a process that is gone or stopped. The old one ends: whatever it still
+ * asks for is refused. With `keep` its locks become the new session's, each under a new and larger fencing token, so that writes that still
+ * carry the old one are fenced: tenure_session_inherited() names them. Without, they are lost, and free when their lock-delays are over.
+ *
+ * Parameters: node; name, ttl_ms - as for tenure_session_open(); secret - the 16 bytes of the old session's tenure_session_secret(); keep;
+ * out_session - where the handle goes; err - or NULL.
+ * Returns: as tenure_session_open(); #TENURE_EXPIRED when the old session has ended; #TENURE_LIMIT when it holds more than 4096 locks.
+ * Memory: end it with tenure_session_close(), free the handle with tenure_session_free().
+ * Threads: any; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_node_take_over(struct tenure_node node,
+                              struct tenure_bytes name,
+                              uint64_t ttl_ms,
+                              struct tenure_bytes secret,
+                              bool keep,
+                              struct tenure_session *out_session,
+                              struct tenure_error *err);
+
+/**
  * The library's version as a number: major * 1000000 + minor * 1000 + patch. Compare with TENURE_VERSION_NUMBER of the header.
  *
  * Returns: the number. Threads: any, also in callbacks and after fork(). Since: 0.1.
@@ -1704,6 +1873,97 @@ const char *tenure_version_string(void);
  * Returns: the number. Threads: any, also in callbacks and after fork(). Since: 0.1.
  */
 uint32_t tenure_abi_version(void);
+
+/**
+ * Watches who holds a lock, or all locks whose names begin alike. The first events are the present: #TENURE_EVENT_KIND_HELD or, for one
+ * lock, #TENURE_EVENT_KIND_FREED. Then comes each change, those of one lock in order. A host that is slow may miss some in between,
+ * never the last one. Served by this node's own copy of the ledger: nothing is polled, and nothing is written.
+ *
+ * Parameters: node; name - a key, or with TENURE_WATCH_PREFIX the beginning of keys, which may be empty; flags - 0 or TENURE_WATCH_PREFIX;
+ * on_event, user - see #tenure_event_fn; out_watch - the number for tenure_node_unwatch(), or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: `user` is the caller's and must live until tenure_node_unwatch() or tenure_node_close() has returned.
+ * Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_node_watch(struct tenure_node node,
+                          struct tenure_bytes name,
+                          uint32_t flags,
+                          tenure_event_fn on_event,
+                          void *user,
+                          uint64_t *out_watch,
+                          struct tenure_error *err);
+
+/**
+ * Ends a watch. After it has returned the callback does not run and never will; called inside that callback, after the callback has
+ * returned.
+ *
+ * Parameters: node; watch - its number; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is none of that number; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any, also in callbacks; waits for the callback if it is running on another thread. Since: 0.1.
+ */
+int32_t tenure_node_unwatch(struct tenure_node node,
+                            uint64_t watch,
+                            struct tenure_error *err);
+
+/**
+ * Stands for election and waits, first come first served, until elected. An election is the lock of its name: tenure_node_watch() tells
+ * who leads (the first holder) and what is proclaimed (its metadata), tenure_session_contenders() who stands.
+ *
+ * Parameters: session; name - 1 to 1024 bytes; value - what the leader proclaims, at most 1024 bytes; ttl_ms - how long the leadership
+ * outlives its last renewal, 100 to 86400000; timeout_ms - how long to wait, 0 to try, or TENURE_FOREVER; out_token - the leader's term,
+ * larger than that of every leader before it; err - or NULL.
+ * Returns: as tenure_session_acquire(). Memory: nothing is kept. Threads: any; waits. Since: 0.1.
+ */
+int32_t tenure_election_campaign(struct tenure_session session,
+                                 struct tenure_bytes name,
+                                 struct tenure_bytes value,
+                                 uint64_t ttl_ms,
+                                 uint64_t timeout_ms,
+                                 uint64_t *out_token,
+                                 struct tenure_error *err);
+
+/**
+ * Tells everybody the leader's new value, in the order of proclamations.
+ *
+ * Parameters: session; name; token - the leader's term; value - at most 1024 bytes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_NOT_HOLDER when it does not lead any more: nothing was proclaimed, err->token is the present leader's term, or 0;
+ * #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_IO; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_election_proclaim(struct tenure_session session,
+                                 struct tenure_bytes name,
+                                 uint64_t token,
+                                 struct tenure_bytes value,
+                                 struct tenure_error *err);
+
+/**
+ * Who leads, and what it has proclaimed. Linearizable. tenure_session_holder() gives the leader's name.
+ *
+ * Parameters: session; name; buf, len - the buffer for the value, which may hold NULs; out_needed - the size needed, with the NUL at its
+ * end; out_token - the leader's term, 0 when nobody leads, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_UNAVAILABLE; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any, also in callbacks of a node that is no member of a cluster. Since: 0.1.
+ */
+int32_t tenure_election_leader(struct tenure_session session,
+                               struct tenure_bytes name,
+                               char *buf,
+                               size_t len,
+                               size_t *out_needed,
+                               uint64_t *out_token,
+                               struct tenure_error *err);
+
+/**
+ * Gives the leadership up: the next in the queue leads at once.
+ *
+ * Parameters: session; name; token - the leader's term; err - or NULL.
+ * Returns: as tenure_session_release(). Memory: nothing is kept.
+ * Threads: any, also in callbacks of a node in memory; waits for the disk of a durable node. Since: 0.1.
+ */
+int32_t tenure_election_resign(struct tenure_session session,
+                               struct tenure_bytes name,
+                               uint64_t token,
+                               struct tenure_error *err);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -304,6 +304,23 @@ class Grant {
     return detail::from_ms(left);
   }
   bool lost() const noexcept { return remaining() == milliseconds::zero(); }
+  // At least `left` is left; an error when it is not. Asks nobody.
+  Result<milliseconds> ensure(milliseconds left) const {
+    uint64_t have = 0;
+    tenure_error err;
+    if (tenure_session_ensure(session_, detail::bytes(key_), token_, detail::ms(left), &have, &err) != TENURE_OK) return Error(err);
+    return detail::from_ms(have);
+  }
+  // Why it was lost, as a word; empty while it is held.
+  Result<std::string> loss() const {
+    return detail::fetch([&](char* buf, size_t len, size_t* needed, tenure_error* e) { return tenure_session_loss(session_, token_, buf, len, needed, e); });
+  }
+  // Replaces what it shows to whoever asks for the holder, or watches it.
+  Result<void> annotate(std::string_view metadata) {
+    return detail::checked([&](tenure_error* e) {
+      return tenure_session_annotate(session_, detail::bytes(key_), token_, detail::bytes(metadata), e);
+    });
+  }
   Result<milliseconds> renew(milliseconds ttl) {
     uint64_t left = 0;
     tenure_error err;
@@ -331,6 +348,21 @@ struct Holder {
   std::string node;
   uint64_t token;
   milliseconds remaining;
+};
+
+// A holder as far as one node knows, which may be as old as `age`.
+struct LocalHolder {
+  // Empty when nobody holds the lock.
+  std::string node;
+  uint64_t token;
+  uint64_t applied;
+  milliseconds age;
+};
+
+// Who leads, and what it has proclaimed.
+struct Leader {
+  uint64_t token;
+  std::string value;
 };
 
 // A started acquisition, for Session::cancel().
@@ -430,6 +462,41 @@ class Session {
     if (token == 0) return std::optional<Holder>();
     return std::optional<Holder>(Holder{name, token, detail::from_ms(left)});
   }
+  Result<LocalHolder> holder_local(std::string_view key) const {
+    char name[128];
+    size_t needed = 0;
+    uint64_t token = 0, applied = 0, age = 0;
+    tenure_error err;
+    if (tenure_session_holder_local(get(), detail::bytes(key), name, sizeof name, &needed, &token, &applied, &age, &err) != TENURE_OK)
+      return Error(err);
+    return LocalHolder{name, token, applied, detail::from_ms(age)};
+  }
+  // JSON: the holders and the queue, in order.
+  Result<std::string> contenders(std::string_view key) const {
+    return detail::fetch([&](char* buf, size_t len, size_t* needed, tenure_error* e) {
+      return tenure_session_contenders(get(), detail::bytes(key), buf, len, needed, e);
+    });
+  }
+  // Asks the holders to give the lock back, with an event that says why; takes it away after `force_after`, if given. How many were asked.
+  Result<uint64_t> revoke(std::string_view key, std::string_view why, std::optional<milliseconds> force_after = {}, uint64_t token = 0) {
+    uint64_t asked = 0;
+    tenure_error err;
+    const uint64_t after = force_after ? detail::ms(*force_after) : TENURE_FOREVER;
+    if (tenure_session_revoke(get(), detail::bytes(key), token, detail::bytes(why), after, &asked, &err) != TENURE_OK) return Error(err);
+    return asked;
+  }
+  // The proof of who owns the session, for Node::take_over() by a later process: 16 bytes.
+  Result<std::string> secret() const {
+    std::string secret(TENURE_SECRET_SIZE, '\0');
+    tenure_error err;
+    if (tenure_session_secret(get(), reinterpret_cast<uint8_t*>(&secret[0]), &err) != TENURE_OK) return Error(err);
+    return secret;
+  }
+  // JSON: the locks that came with a session that this one has taken over.
+  Result<std::string> inherited() const {
+    return detail::fetch(
+        [&](char* buf, size_t len, size_t* needed, tenure_error* e) { return tenure_session_inherited(get(), buf, len, needed, e); });
+  }
   // Ends the session. The node's own ends with the node.
   Result<void> close() {
     return detail::checked([&](tenure_error* e) { return tenure_session_close(get(), e); });
@@ -453,6 +520,52 @@ class Session {
     }
   };
   detail::Handle<tenure_session, tenure_session_free> handle_;
+};
+
+// Leadership of an election. Its destructor resigns, without waiting.
+class Leadership {
+ public:
+  explicit Leadership(Grant grant) noexcept : grant_(std::move(grant)) {}
+  // The leader's term: larger than that of every leader before it.
+  uint64_t token() const noexcept { return grant_.token(); }
+  const Grant& grant() const noexcept { return grant_; }
+  Result<void> proclaim(std::string_view value) { return grant_.annotate(value); }
+  Result<void> resign() { return grant_.release(); }
+
+ private:
+  Grant grant_;
+};
+
+// An election, as one session takes part in it: the lock of its name, whose holder leads. Node::watch(name) tells who leads and what is
+// proclaimed. The session must outlive it.
+class Election {
+ public:
+  Election(const Session& session, std::string name, milliseconds ttl = milliseconds(10'000))
+      : session_(session.get()), name_(std::move(name)), ttl_(ttl) {}
+
+  Result<Leadership> campaign(std::string_view value, milliseconds timeout) {
+    uint64_t token = 0;
+    tenure_error err;
+    if (tenure_election_campaign(session_, detail::bytes(name_), detail::bytes(value), detail::ms(ttl_), detail::ms(timeout), &token, &err) !=
+        TENURE_OK)
+      return Error(err);
+    return Leadership(Grant(session_, name_, token));
+  }
+  // Nothing when nobody leads.
+  Result<std::optional<Leader>> leader() const {
+    uint64_t token = 0;
+    auto value = detail::fetch([&](char* buf, size_t len, size_t* needed, tenure_error* e) {
+      return tenure_election_leader(session_, detail::bytes(name_), buf, len, needed, &token, e);
+    });
+    if (!value) return value.error();
+    if (token == 0) return std::optional<Leader>();
+    return std::optional<Leader>(Leader{token, std::move(*value)});
+  }
+
+ private:
+  tenure_session session_;
+  std::string name_;
+  milliseconds ttl_;
 };
 
 }  // namespace tenure

@@ -27,17 +27,30 @@ class Subscription {
   Subscription& operator=(Subscription&& other) noexcept {
     std::swap(node_, other.node_);
     std::swap(number_, other.number_);
+    std::swap(end_, other.end_);
     std::swap(function_, other.function_);
     return *this;
   }
   ~Subscription() {
-    if (function_) tenure_node_unsubscribe(node_, number_, nullptr);
+    if (function_) end_(node_, number_, nullptr);
   }
 
   static Result<Subscription> open(tenure_node node, Function f) {
     Subscription s(node, std::make_unique<std::shared_ptr<Function>>(std::make_shared<Function>(std::move(f))));
     tenure_error err;
     if (tenure_node_subscribe(node, &Subscription::call, s.function_.get(), &s.number_, &err) != TENURE_OK) {
+      s.function_.reset();
+      return Error(err);
+    }
+    return s;
+  }
+
+  // Events of a watch: TENURE_EVENT_KIND_HELD (name is the holder's, text its metadata) and TENURE_EVENT_KIND_FREED.
+  static Result<Subscription> watch(tenure_node node, std::string_view name, uint32_t flags, Function f) {
+    Subscription s(node, std::make_unique<std::shared_ptr<Function>>(std::make_shared<Function>(std::move(f))));
+    s.end_ = &tenure_node_unwatch;
+    tenure_error err;
+    if (tenure_node_watch(node, detail::bytes(name), flags, &Subscription::call, s.function_.get(), &s.number_, &err) != TENURE_OK) {
       s.function_.reset();
       return Error(err);
     }
@@ -58,6 +71,7 @@ class Subscription {
 
   tenure_node node_;
   uint64_t number_ = 0;
+  int32_t (*end_)(tenure_node, uint64_t, tenure_error*) = &tenure_node_unsubscribe;
   Box function_;
 };
 
@@ -130,6 +144,20 @@ class Node {
   }
   // Destroy the subscription before the node.
   Result<Subscription> subscribe(Subscription::Function f) { return Subscription::open(get(), std::move(f)); }
+  // Who holds the lock, from now on and beginning with the present. Destroy the subscription before the node.
+  Result<Subscription> watch(std::string_view key, Subscription::Function f) { return Subscription::watch(get(), key, 0, std::move(f)); }
+  // The same for all locks whose names begin with the prefix.
+  Result<Subscription> watch_prefix(std::string_view prefix, Subscription::Function f) {
+    return Subscription::watch(get(), prefix, TENURE_WATCH_PREFIX, std::move(f));
+  }
+  // A session in the place of another one, whose Session::secret() proves who the caller is; see tenure_node_take_over().
+  Result<Session> take_over(std::string_view name, milliseconds ttl, std::string_view secret, bool keep) {
+    tenure_session s;
+    tenure_error err;
+    if (tenure_node_take_over(get(), detail::bytes(name), detail::ms(ttl), detail::bytes(secret), keep, &s, &err) != TENURE_OK)
+      return Error(err);
+    return Session(s);
+  }
   Result<int> event_fd() const {
     int fd = -1;
     tenure_error err;

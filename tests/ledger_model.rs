@@ -4,13 +4,16 @@
 
 mod model;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use model::Model;
 use proptest::prelude::*;
 use tenure::base::{Key, SessionId, Token, VirtualClock};
 use tenure::engine::{EventSink, MemoryEngine};
-use tenure::ledger::{Entry, Event, Ledger, LogId, Mode, Op, Outcome, Params, Renew, Request, Restore, Spec, Stamp};
+use tenure::ledger::{
+    Change, Entry, Event, Ledger, LockInfo, LogId, Mode, Op, Outcome, Params, Pattern, Renew, Request, Restore, Spec, Stamp,
+};
 
 /// What to do, before it is known which sessions and tokens there are.
 #[derive(Clone, Debug)]
@@ -26,6 +29,9 @@ enum Act {
     ReleaseAll { who: u8 },
     Renew { grant: u8, ttl: u32 },
     Force { key: u8, grant: Option<u8>, delay: Option<u32> },
+    Revoke { who: u8, key: u8, grant: Option<u8>, why: usize, force: Option<u32> },
+    Annotate { grant: u8, who: Option<u8>, meta: usize },
+    TakeOver { old: u8, nonce: u8, keep: bool },
     Retry { back: u8 },
     Tick,
 }
@@ -77,6 +83,10 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..8, prop_oneof![Just(99u32), Just(100), Just(2_000)]).prop_map(|(grant, ttl)| Act::Renew { grant, ttl }),
         2 => (0u8..5, proptest::option::of(0u8..8), proptest::option::of(prop_oneof![Just(0u32), Just(100), Just(u32::MAX)]))
             .prop_map(|(key, grant, delay)| Act::Force { key, grant, delay }),
+        3 => (0u8..8, 0u8..5, proptest::option::of(0u8..8), 0usize..40, proptest::option::of(prop_oneof![Just(0u32), 1u32..400, Just(u32::MAX)]))
+            .prop_map(|(who, key, grant, why, force)| Act::Revoke { who, key, grant, why: if why == 0 { 300 } else { why }, force }),
+        2 => (0u8..8, proptest::option::weighted(0.2, 0u8..6), 0usize..10).prop_map(|(grant, who, meta)| Act::Annotate { grant, who, meta }),
+        2 => (0u8..8, 0u8..8, any::<bool>()).prop_map(|(old, nonce, keep)| Act::TakeOver { old, nonce, keep }),
         3 => (0u8..12).prop_map(|back| Act::Retry { back }),
         1 => Just(Act::Tick),
     ]
@@ -171,6 +181,25 @@ impl Script {
                 Some((_, key, token)) => (SessionId(0), Op::ForceRelease { key, token: Some(token), delay_ms: *delay }),
                 None => (SessionId(0), Op::ForceRelease { key: key(*k), token: None, delay_ms: *delay }),
             },
+            Act::Revoke { who, key: k, grant, why, force } => {
+                let why = "w".repeat(*why);
+                let (key, token) = match grant.and_then(|g| nth(&self.grants, g)) {
+                    Some((_, key, token)) => (key, Some(token)),
+                    None => (key(*k), None),
+                };
+                (session(*who), Op::Revoke { key, token, why, force_after_ms: *force })
+            }
+            Act::Annotate { grant, who, meta } => {
+                let metadata = vec![9; *meta];
+                match nth(&self.grants, *grant) {
+                    Some((owner, key, token)) => (who.map_or(owner, session), Op::Annotate { key, token, metadata }),
+                    None => (session(0), Op::Annotate { key: key(0), token: Token(3), metadata }),
+                }
+            }
+            Act::TakeOver { old, nonce, keep } => {
+                let (old, nonce, name) = (u128::from(*old), u128::from(*nonce), format!("n{nonce}"));
+                (SessionId(0), Op::TakeOver { old, nonce, name, ttl_ms: 1_000, keep: *keep })
+            }
             Act::Retry { back } => return nth(&self.sent, *back).into_iter().collect(),
             Act::Tick => (SessionId(0), Op::Tick),
         };
@@ -189,7 +218,7 @@ impl Script {
             _ => (Vec::new(), 0),
         };
         match outcome {
-            Outcome::Session { id, .. } if !self.sessions.contains(id) => self.sessions.push(*id),
+            Outcome::Session { id, .. } | Outcome::TakenOver { id, .. } if !self.sessions.contains(id) => self.sessions.push(*id),
             Outcome::Granted { token, .. } => self.granted(request.session, keys, *token),
             Outcome::Queued { .. } => self.waiting.push((request.session, req, keys)),
             _ => {}
@@ -251,6 +280,45 @@ fn apply(ledger: &mut Ledger, at: LogId, entry: &Entry) -> (Vec<Outcome>, Vec<Ev
     (outcomes, events)
 }
 
+/// What somebody knows who is told of every change.
+#[derive(Default)]
+struct Watched {
+    revision: u64,
+    last: BTreeMap<Key, Change>,
+}
+
+type Held = Vec<(Key, Token, String, Vec<u8>, u32)>;
+
+impl Watched {
+    /// Takes the changes out of the events, and checks their order.
+    fn without_changes(&mut self, events: Vec<Event>) -> Vec<Event> {
+        let mut others = Vec::new();
+        for event in events {
+            let Event::Changed(change) = event else {
+                others.push(event);
+                continue;
+            };
+            assert!(change.revision > self.revision);
+            self.revision = change.revision;
+            self.last.insert(change.key.clone(), *change);
+        }
+        others
+    }
+
+    fn held(&self) -> Held {
+        let one = |(key, c): (&Key, &Change)| c.holding.clone().map(|h| (key.clone(), h.token, h.name, h.metadata, h.holders));
+        self.last.iter().filter_map(one).collect()
+    }
+}
+
+fn held(infos: &[LockInfo]) -> Held {
+    let one = |i: &LockInfo| {
+        let first = i.holders.first()?.clone();
+        Some((i.key.clone(), first.token, first.name, first.metadata, i.holders.len() as u32))
+    };
+    infos.iter().filter_map(one).collect()
+}
+
 fn cases(n: u32) -> ProptestConfig {
     ProptestConfig { cases: n, max_shrink_iters: 4_000, ..ProptestConfig::default() }
 }
@@ -266,7 +334,9 @@ proptest! {
         let mut model = Model::new(params);
         let (mut one, mut many) = (Ledger::new(params), Ledger::with_shards(params, 8));
         let mut copy = Ledger::new(params);
+        many.watched().add(&Pattern::Prefix(Vec::new()));
         let (mut script, mut stamper) = (Script::default(), Stamper::default());
+        let mut watched = Watched::default();
         for (i, step) in steps.iter().enumerate() {
             let (at, stamp) = stamper.next(step);
             let ops: Vec<Request> = step.acts.iter().flat_map(|a| script.request(a, step.numbered)).collect();
@@ -274,7 +344,9 @@ proptest! {
             let want = model.apply(at.term, &stamp, &entry.ops);
             let got = apply(&mut one, at, &entry);
             prop_assert_eq!(&got, &want, "step {}: {:?}", i, &entry);
-            prop_assert_eq!(&apply(&mut many, at, &entry), &want, "step {}, many shards: {:?}", i, &entry);
+            let (outcomes, events) = apply(&mut many, at, &entry);
+            prop_assert_eq!(&(outcomes, watched.without_changes(events)), &want, "step {}, many shards, watched: {:?}", i, &entry);
+            prop_assert_eq!(watched.held(), held(&model.infos()), "what a watch has told, step {}: {:?}", i, &entry);
             prop_assert_eq!(&apply(&mut copy, at, &entry), &want, "step {}, restored: {:?}", i, &entry);
             prop_assert_eq!(one.clock_ms(), model.now);
             prop_assert_eq!(one.locks(b"", None, 100), model.infos(), "step {}", i);

@@ -15,17 +15,23 @@ from tenure import errors
 from tenure._core import Permit, Verdict, version
 from tenure._grant import Grant, Grants, Lost
 from tenure._types import (
+    Contenders,
     Duration,
     Event,
     GateMode,
     HeartbeatReply,
     Holder,
     Key,
+    Leader,
+    LocalHolder,
     LockInfo,
     LockMode,
     LockOptions,
+    Waiter,
+    Watched,
     WriteClass,
 )
+from tenure._watch import Election, Leaders, Leadership, Watch
 from tenure.errors import *  # noqa: F403
 from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, read_epoch
 from tenure.gate import Gate
@@ -37,7 +43,9 @@ __version__ = version()
 
 __all__ = [  # noqa: PLE0604
     "Capabilities",
+    "Contenders",
     "Duration",
+    "Election",
     "EpochAdmission",
     "EpochFence",
     "EpochPass",
@@ -50,6 +58,10 @@ __all__ = [  # noqa: PLE0604
     "HeartbeatReply",
     "Holder",
     "Key",
+    "Leader",
+    "Leaders",
+    "Leadership",
+    "LocalHolder",
     "LockHolder",
     "LockInfo",
     "LockMode",
@@ -62,6 +74,9 @@ __all__ = [  # noqa: PLE0604
     "Promise",
     "Session",
     "Verdict",
+    "Waiter",
+    "Watch",
+    "Watched",
     "WriteClass",
     "admit_epoch",
     "read_epoch",

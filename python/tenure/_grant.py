@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
@@ -52,9 +53,14 @@ class Lost:
 
     @property
     def reason(self) -> str | None:
-        """Why it was lost: ``expired``, ``session_expired``, ``forced``, ``closed``, ``poisoned``. ``None`` while it is not lost, and
-        for the moment between the loss and the telling of it.
+        """Why it was lost. ``None`` while it is not lost, and for the moment between the loss and the telling of it.
+
+        ``expired``, ``session_expired``: not renewed in time. ``node_lost``: the renewals were not answered. ``clock``: the machine's clocks
+        disagree, as after a suspend. ``revoked``: asked back, and not given back in time. ``forced``: an operator took it. ``superseded``:
+        another process has taken the session over. ``closed``, ``poisoned``: the session or the node. ``forked``: this is a child.
         """
+        if self._owner._node._process != os.getpid():
+            return "forked"
         self._watch()
         return self._reason
 
@@ -85,12 +91,12 @@ class Lost:
             self._set(reason)
         elif self.is_set():
             # Lost, but not told yet: the answer to a release comes after what is on its way. It changes nothing any more.
-            tag = inbox().expect(lambda _token, _error: self._set("expired"))
+            tag = inbox().expect(lambda _token, _error: self._set(self._owner._core.loss(self._token) or "expired"))
             try:
                 self._owner._core.submit_release(tag, self._key, self._token)
             except Error:
                 inbox().forget(tag)
-                self._set("closed" if node.closed else "expired")
+                self._set(self._owner._core.loss(self._token) or ("closed" if node.closed else "expired"))
 
     def _set(self, reason: str) -> None:
         with self._lock:
@@ -149,6 +155,13 @@ class BaseGrant:
     def held(self) -> bool:
         """Whether the lock is held, in the holder's own view."""
         return self.remaining > 0
+
+    def ensure(self, left: Duration) -> float:
+        """Seconds left in the holder's own view, asking nobody; raises ``ExpiredError`` unless they are at least ``left``.
+
+        To be asked before a step that takes so long.
+        """
+        return self._owner._core.ensure(self._key, self._token, left)
 
     @property
     def lost(self) -> Lost:
@@ -210,6 +223,10 @@ class Grant(BaseGrant):
         Needed only for ``renew="manual"``. Raises ``NotHolderError`` or ``ExpiredError`` when it was lost.
         """
         return self._owner._core.renew(self._key, self._token, self._ttl if ttl is None else ttl)
+
+    def annotate(self, metadata: Key) -> None:
+        """Replaces the metadata that ``holder()`` and watches show. Raises ``NotHolderError`` when the lock was lost."""
+        self._owner._core.annotate(self._key, self._token, metadata)
 
     def __enter__(self) -> Grant:
         return self

@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tenure import _core
 from tenure._types import InboxItem
@@ -31,6 +31,13 @@ Answer = Callable[[int, "Error | None"], None]
 _EXIT_WAIT_S = 2.0
 
 
+class Bell(Protocol):
+    """Rung on the inbox's thread when a watch has something to take."""
+
+    def ring(self) -> None:
+        """Must not wait."""
+
+
 class Inbox:
     """What this process waits for."""
 
@@ -38,6 +45,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._answers: dict[int, Answer] = {}
+        self._bells: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
         self._nodes: weakref.WeakValueDictionary[int, Node] = weakref.WeakValueDictionary()
         self._numbers = itertools.count(1)
 
@@ -63,6 +71,14 @@ class Inbox:
         tag = self.number()
         with self._lock:
             self._answers[tag] = answer
+        return tag
+
+    def hang(self, bell: Bell) -> int:
+        """A tag under which ``bell.ring()`` is called as long as it lives."""
+        self.start()
+        tag = self.number()
+        with self._lock:
+            self._bells[tag] = bell
         return tag
 
     def forget(self, tag: int) -> None:
@@ -115,6 +131,11 @@ class Inbox:
                 node = self._nodes.get(number)
             if node is not None:
                 node._deliver(fields)
+        elif item[0] == "ready":
+            with self._lock:
+                bell = self._bells.get(item[1])
+            if bell is not None:
+                bell.ring()
         else:
             _, level, target, text = item
             logging.getLogger(target).log(level, "%s", text)

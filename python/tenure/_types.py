@@ -24,9 +24,10 @@ WriteClass = Literal["client", "replication", "bootstrap", "deferrable"]
 InboxItem = Union[
     tuple[Literal["done"], int, int, Union[Error, None]],
     tuple[Literal["event"], int, dict[str, Any]],
+    tuple[Literal["ready"], int],
     tuple[Literal["log"], int, str, str],
 ]
-"""What the core has to say: an answer (tag, token, error), an event (node, fields), a log record (level, name, text)."""
+"""What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag), a log record (level, name, text)."""
 
 
 class LockOptions(TypedDict, total=False):
@@ -70,6 +71,72 @@ class Holder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Waiter:
+    """Who waits for a lock."""
+
+    node: str
+    """Name of the waiter's session: its node id, for a node's own session."""
+    session: int
+    waited: float
+    """Seconds, by the ledger's clock."""
+    mode: LockMode
+    permits: int
+    limit: int
+    metadata: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Contenders:
+    """Everybody around a lock."""
+
+    holders: tuple[Holder, ...]
+    """By token."""
+    waiters: tuple[Waiter, ...]
+    """In the order in which they will be served."""
+    delay: float
+    """Seconds that are left of the lock-delay; 0 when there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalHolder:
+    """Who holds a lock as far as one node knows, which may be old."""
+
+    holder: Holder | None
+    applied: int
+    """Index of the last log entry that the node had applied; 0 for a node in memory."""
+    age: float
+    """Seconds since then: so old the answer may be. 0 for a node that is alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """Who holds a lock, as a watch tells it: the first holder by token."""
+
+    key: bytes
+    held: bool
+    """False when it is free, or in its lock-delay; then the rest is empty."""
+    node: str = ""
+    """Name of the holder's session."""
+    session: int = 0
+    token: int = 0
+    metadata: bytes = b""
+    holders: int = 0
+    """How many hold it, for shared locks and semaphores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leader:
+    """Who leads an election."""
+
+    node: str
+    """Name of the leader's session: its node id, for a node's own session."""
+    token: int
+    """Its term, larger than that of every leader before it."""
+    value: bytes
+    """What it has proclaimed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LockInfo:
     """One row of ``locks()``."""
 
@@ -83,7 +150,8 @@ class Event:
     """Something happened that nobody asked for. Fields that do not apply are ``None``.
 
     ``kind`` is ``at_risk`` (a grant was not renewed in time and ends in ``remaining``), ``lost`` (a grant ended against
-    its holder's will), ``poisoned`` (a failure ended the node), or one of a gate's: ``gate_granted``, ``gate_at_risk``,
+    its holder's will), ``revoke_requested`` (``by`` asks the holder to give the lock back and says why in ``reason``; it is
+    taken away after ``remaining``, if that is given), ``poisoned`` (a failure ended the node), or one of a gate's: ``gate_granted``, ``gate_at_risk``,
     ``gate_lost``, ``gate_drained``, ``gate_clock_fallback``, ``gate_refused``.
     """
 
@@ -94,6 +162,8 @@ class Event:
     reason: str | None = None
     remaining: float | None = None
     """Seconds."""
+    by: str | None = None
+    """Name of the session that asks."""
     gate: str | None = None
     epoch: int | None = None
     took: float | None = None

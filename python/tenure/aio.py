@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenure import node as _sync
 from tenure._aio_gate import Gate
 from tenure._aio_granter import Granter, open_granter
+from tenure._aio_watch import Election, Leaders, Leadership, Watch
 from tenure._grant import BaseGrant
 from tenure._grant import Lost as _Lost
 from tenure._inbox import inbox
-from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo
+from tenure._types import DEFAULT_TTL, Contenders, Duration, Event, GateMode, Holder, Key, LocalHolder, LockInfo
 from tenure.errors import Error, HeldError, LockDelayError, LockTimeout, MisuseError
 from tenure.gate import Permit, Verdict
 from tenure.granter import Order, Promise
@@ -32,7 +33,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Gate", "Grant", "Granter", "Grants", "Lost", "Node", "Order", "Permit", "Promise", "Session", "Verdict"]
+__all__ = [
+    "Election",
+    "Gate",
+    "Grant",
+    "Granter",
+    "Grants",
+    "Leaders",
+    "Leadership",
+    "Lost",
+    "Node",
+    "Order",
+    "Permit",
+    "Promise",
+    "Session",
+    "Verdict",
+    "Watch",
+]
 
 
 class _Claim:
@@ -176,6 +193,42 @@ class _Locks:
         """As :meth:`tenure.Node.holder`."""
         return await self._run(self._sync.holder, key)
 
+    async def holder_local(self, key: Key) -> LocalHolder:
+        """As :meth:`tenure.Node.holder_local`."""
+        return self._sync.holder_local(key)
+
+    async def contenders(self, key: Key) -> Contenders:
+        """As :meth:`tenure.Node.contenders`."""
+        return await self._run(self._sync.contenders, key)
+
+    def watch(self, key: Key) -> Watch:
+        """Watches who holds the lock: ``async for state in node.watch("k"): ...``. As :meth:`tenure.Node.watch`."""
+        return Watch(self._sync._node._open.watch_locks(key, False))
+
+    def election(self, name: Key, ttl: Duration = DEFAULT_TTL, value: Key = b"") -> Election:
+        """As :meth:`tenure.Node.election`."""
+        return Election(self, name, ttl, value)
+
+    async def revoke(
+        self,
+        key: Key,
+        why: str = "",
+        force_after: Duration | None = None,
+        token: int | None = None,
+    ) -> int:
+        """As :meth:`tenure.Node.revoke`."""
+        return await self._run(self._sync.revoke, key, why, force_after, token)
+
+    @property
+    def secret(self) -> bytes:
+        """As :attr:`tenure.Node.secret`."""
+        return self._sync.secret
+
+    async def inherited(self) -> Grants:
+        """As :meth:`tenure.Node.inherited`."""
+        found = await self._run(self._sync._core.inherited)
+        return Grants(Grant(self._sync, key, token, DEFAULT_TTL) for key, token in found)
+
     async def release_all(self) -> int:
         """As :meth:`tenure.Node.release_all`."""
         return await self._run(self._sync.release_all)
@@ -254,6 +307,14 @@ class Grant(BaseGrant):
         if self._owner._node._waits:
             return await asyncio.to_thread(core.renew, self._key, self._token, wanted)
         return core.renew(self._key, self._token, wanted)
+
+    async def annotate(self, metadata: Key) -> None:
+        """Replaces the metadata that ``holder()`` and watches show. Raises ``NotHolderError`` when the lock was lost."""
+        core = self._owner._core
+        if self._owner._node.durable:
+            await asyncio.to_thread(core.annotate, self._key, self._token, metadata)
+        else:
+            core.annotate(self._key, self._token, metadata)
 
     async def __aenter__(self) -> Self:
         return self
@@ -438,6 +499,14 @@ class Node(_Locks):
     async def promises(self, prefix: Key = b"", limit: int = 1000) -> list[Promise]:
         """As :meth:`tenure.Node.promises`."""
         return await self._run(self._sync.promises, prefix, limit)
+
+    def watch_prefix(self, prefix: Key = b"") -> Watch:
+        """As :meth:`tenure.Node.watch_prefix`."""
+        return Watch(self._sync._open.watch_locks(prefix, True))
+
+    async def take_over(self, name: str, secret: bytes, ttl: Duration = DEFAULT_TTL, keep: bool = True) -> Session:
+        """As :meth:`tenure.Node.take_over`."""
+        return Session(await self._run(self._sync.take_over, name, secret, ttl, keep))
 
     async def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. As :meth:`tenure.Node.gate`."""

@@ -15,7 +15,20 @@ from tenure import _core
 from tenure._grant import Grant, Grants, Lost
 from tenure._inbox import inbox, logger
 from tenure._settings import settings
-from tenure._types import DEFAULT_TTL, Duration, Event, GateMode, Holder, Key, LockInfo, lock_info
+from tenure._types import (
+    DEFAULT_TTL,
+    Contenders,
+    Duration,
+    Event,
+    GateMode,
+    Holder,
+    Key,
+    LocalHolder,
+    LockInfo,
+    Waiter,
+    lock_info,
+)
+from tenure._watch import Election, Watch
 from tenure.errors import Error, ForkedError, MisuseError
 from tenure.gate import Gate
 from tenure.granter import Granter, Promise
@@ -93,6 +106,50 @@ class Locks:
         """Who holds the lock: its first holder, where there are several. Linearizable."""
         fields = self._core.holder(key)
         return None if fields is None else Holder(*fields)
+
+    def holder_local(self, key: Key) -> LocalHolder:
+        """Who holds the lock as far as this node knows, asking nobody: it may be old, and says how old."""
+        fields, applied, age = self._core.holder_local(key)
+        return LocalHolder(None if fields is None else Holder(*fields), applied, age)
+
+    def contenders(self, key: Key) -> Contenders:
+        """Everybody around the lock: its holders, and its queue in order. Linearizable."""
+        holders, waiters, delay = self._core.contenders(key)
+        return Contenders(tuple(Holder(*h) for h in holders), tuple(Waiter(*w) for w in waiters), delay)
+
+    def watch(self, key: Key) -> Watch:
+        """Watches who holds the lock: ``for state in node.watch("k"): ...``."""
+        return Watch(self._node._open.watch_locks(key, False))
+
+    def election(self, name: Key, ttl: Duration = DEFAULT_TTL, value: Key = b"") -> Election:
+        """The election of this name; see :class:`tenure.Election`. ``value``: what a leader proclaims until it says otherwise."""
+        return Election(self, name, ttl, value)
+
+    def revoke(
+        self,
+        key: Key,
+        why: str = "",
+        force_after: Duration | None = None,
+        token: int | None = None,
+    ) -> int:
+        """Asks whoever holds the lock to give it back: each holder gets an event ``revoke_requested``. Returns how many were asked.
+
+        ``why``: up to 256 bytes for the holder to read. ``force_after``: when it is taken away from those who still hold it then, by the
+        ledger's clock; a second request can bring that forward, and not put it off. ``token``: only that grant.
+        """
+        return self._core.revoke(key, why, force_after, token)
+
+    @property
+    def secret(self) -> bytes:
+        """What proves that a caller owns this session, for :meth:`Node.take_over` by a later process. Keep it secret.
+
+        It changes when the session is opened anew after a loss.
+        """
+        return self._core.secret()
+
+    def inherited(self) -> Grants:
+        """The locks that came with a session that this one has taken over. They are the caller's: the next answer is empty."""
+        return Grants(Grant(self, key, token, DEFAULT_TTL) for key, token in self._core.inherited())
 
     def release_all(self) -> int:
         """Gives back every lock held under this name; returns how many."""
@@ -274,6 +331,20 @@ class Node(Locks):
     def promises(self, prefix: Key = b"", limit: int = 1000) -> list[Promise]:
         """What granters have promised about the offices whose names start with ``prefix``, by name, at most ``limit`` of them."""
         return [Promise(*row) for row in self._open.promises(prefix, limit)]
+
+    def watch_prefix(self, prefix: Key = b"") -> Watch:
+        """Watches who holds the locks whose names start with ``prefix``: first those that are held, then every change."""
+        return Watch(self._open.watch_locks(prefix, True))
+
+    def take_over(self, name: str, secret: bytes, ttl: Duration = DEFAULT_TTL, keep: bool = True) -> Session:
+        """Opens a session in the place of another one, which may be that of a process that is gone or stopped.
+
+        The old one ends: whatever it still asks for is refused. With ``keep`` its locks become the new session's, each under a new and larger
+        token: ``session.inherited()``. Without, they are lost, and free when their lock-delays are over. ``secret`` is the old session's.
+
+        Raises ``ExpiredError`` when the old session has ended, ``LimitError`` when it holds more than 4096 locks.
+        """
+        return Session(self, self._open.take_over(name, secret, ttl, keep))
 
     def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. Options are the ``gate.*`` settings without the prefix: ``node.gate("writes", leash=0.5)``.

@@ -228,6 +228,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "Log size after which a durable node writes a snapshot and recycles the log.",
     },
     Setting {
+        name: "take_over",
+        form: Form::Choice(&["off", "release", "keep"]),
+        default: "off",
+        text: "What a node with a data directory does with the session that its process before has left by a crash, given that it ran with this setting too. `off`: it runs out. `release`: its locks are lost at once, and free when their lock-delays are over. `keep`: its locks become this process's, each under a new fencing token, once they are asked for.",
+    },
+    Setting {
         name: "tls_ca",
         form: Form::Text("path"),
         default: "",

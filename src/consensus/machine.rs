@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
+use tokio::time::Instant;
 
 use super::change::State;
+use super::core::now;
 use super::form::{Place, Seated};
 use super::log::Log;
 use super::snapshot::{self, About, Data};
 use super::types::{Config, LogId, SmSnapshot, SnapshotMeta, StoredMembership};
 use crate::base::{Error, Result, Status};
-use crate::ledger::Event;
+use crate::ledger::{Event, Pattern, WatchStart};
 use crate::store::StateStore;
 
 /// Told what this node has applied, on the consensus thread. Must not block.
@@ -23,8 +25,8 @@ pub trait Observer: Send + Sync {
     /// What happened in the entries just applied, in order. Every member is told of everything.
     fn events(&self, events: &mut Vec<Event>);
 
-    /// This node skipped part of the log by taking a snapshot: events are missing.
-    fn skipped(&self);
+    /// This node skipped part of the log by taking a snapshot: events are missing. `start` says where a watch goes on.
+    fn skipped(&self, start: &dyn Fn(&Pattern) -> WatchStart);
 
     /// This node's part in the cluster has ended, for this reason, until it is opened again.
     fn ended(&self, why: &Error);
@@ -34,6 +36,8 @@ pub trait Observer: Send + Sync {
 pub(super) struct Live {
     pub state: State,
     pub seated: StoredMembership,
+    /// When the last entry was applied.
+    pub applied_at: Instant,
 }
 
 /// What the state machine, the readers and the ticker share.
@@ -82,6 +86,7 @@ impl Machine {
         let mut outcomes = Vec::new();
         {
             let mut live = self.shared.live();
+            live.applied_at = now();
             match entry.payload {
                 EntryPayload::Blank => live.state.applied = Some(at),
                 EntryPayload::Normal(command) => {
@@ -147,10 +152,14 @@ impl RaftStateMachine<Config> for Machine {
             Ok((state, bytes))
         });
         let (state, bytes) = saved.await.map_err(|e| failed(&e))?;
-        *self.shared.live() = Live { state: *state, seated };
+        let mut state = *state;
+        let mut live = self.shared.live();
+        state.ledger.watch_as(&live.state.ledger);
+        *live = Live { state, seated, applied_at: now() };
+        drop(live);
         self.shared.snapshot_bytes.store(bytes, Relaxed);
         self.shared.since_snapshot.store(0, Relaxed);
-        self.shared.observer.skipped();
+        self.shared.observer.skipped(&|pattern| self.shared.live().state.ledger.watch_start(pattern));
         Ok(())
     }
 

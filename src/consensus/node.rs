@@ -107,8 +107,12 @@ impl Running {
         let (log, log_thread) = Log::open(parts.log, options.inline)?;
         let (base, inline) = (parts.state.clone(), options.inline);
         let live = match snapshot::aside(inline, "tenure-snap-get", move || snapshot::load(base.as_ref())).await? {
-            Some((about, state)) => Live { state, seated: about.seated.try_into()? },
-            None => Live { state: super::change::State::new(options.params), seated: StoredMembership::default() },
+            Some((about, state)) => Live { state, seated: about.seated.try_into()?, applied_at: super::core::now() },
+            None => Live {
+                state: super::change::State::new(options.params),
+                seated: StoredMembership::default(),
+                applied_at: super::core::now(),
+            },
         };
         let (last, settled) = log.ends();
         let last = last.map_or(0, |p| p.index + 1).max(live.state.applied.map_or(0, |p| p.index + 1));
@@ -288,6 +292,12 @@ impl Consensus {
     /// Reads what this member has applied so far, which may be old.
     pub fn read_local<T>(&self, body: impl FnOnce(&Ledger) -> T) -> T {
         body(&self.core.shared.live().state.ledger)
+    }
+
+    /// How long ago this member applied an entry. What it knows cannot be older than that, but for what was under way to it then.
+    pub fn applied_age(&self) -> Duration {
+        let at = self.core.shared.live().applied_at;
+        super::core::now().saturating_duration_since(at)
     }
 
     /// Takes a node out of the cluster for good; its data directory is refused from then on.

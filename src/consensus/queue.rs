@@ -43,7 +43,9 @@ pub(super) struct Waiting {
 pub(super) fn may_repeat(request: &Request) -> bool {
     // A second release answers that there is nothing to release, which is a wrong answer though not a wrong deed.
     let orch = matches!(&request.op, Op::Orch(op) if op.may_be_repeated());
-    request.seq != 0 || orch || matches!(request.op, Op::OpenSession { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
+    request.seq != 0
+        || orch
+        || matches!(request.op, Op::OpenSession { .. } | Op::TakeOver { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
 }
 
 fn weight(request: &Request) -> usize {
@@ -55,6 +57,9 @@ fn weight(request: &Request) -> usize {
         Op::Release { key: k, .. } | Op::Renew { key: k, .. } | Op::ForceRelease { key: k, .. } => key(k),
         Op::OpenSession { name, .. } => name.len(),
         Op::Orch(op) => op.size(),
+        Op::Revoke { key: k, why, .. } => key(k) + why.len(),
+        Op::Annotate { key: k, metadata, .. } => key(k) + metadata.len(),
+        Op::TakeOver { name, .. } => name.len() + 32,
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         Op::Promise(op) => op.bytes(),
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{Error, Result};
 use crate::ledger::{Event, Outcome};
 
+use super::watch::Watches;
 use super::{Completion, EventSink, OpId};
 
 /// The requests that wait, and what is on its way out.
@@ -13,6 +14,7 @@ pub(crate) struct Delivery {
     sink: Arc<dyn EventSink>,
     parked: Mutex<HashMap<OpId, Vec<Completion>>>,
     outbox: Mutex<Outbox>,
+    watches: Arc<Watches>,
 }
 
 #[derive(Default)]
@@ -34,7 +36,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Delivery {
     pub(crate) fn new(sink: Arc<dyn EventSink>) -> Delivery {
-        Delivery { sink, parked: Mutex::default(), outbox: Mutex::default() }
+        Delivery { sink, parked: Mutex::default(), outbox: Mutex::default(), watches: Arc::new(Watches::new()) }
     }
 
     pub(crate) fn sink(&self) -> &Arc<dyn EventSink> {
@@ -60,7 +62,11 @@ impl Delivery {
                     (OpId { session, req }, Outcome::Granted { token, remaining_ms, depth: 1 })
                 }
                 Event::WaitEnded { session, req, why } => (OpId { session, req }, Outcome::WaitEnded(why)),
-                Event::Lost { .. } | Event::SessionEnded { .. } | Event::Orch { .. } => {
+                Event::Lost { .. }
+                | Event::SessionEnded { .. }
+                | Event::Orch { .. }
+                | Event::RevokeRequested { .. }
+                | Event::Changed(_) => {
                     outbox.items.push_back(Item::Event(event));
                     continue;
                 }
@@ -84,6 +90,17 @@ impl Delivery {
         lock(&self.outbox).items.push_back(Item::Answer(done, answer));
     }
 
+    /// Who watches keys here.
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.watches
+    }
+
+    /// The engine has ended: so has every wait and every watch.
+    pub(crate) fn end(&self, error: &Error) {
+        self.fail(error);
+        self.watches.end(error);
+    }
+
     /// Ends every wait with this error.
     pub(crate) fn fail(&self, error: &Error) {
         let waiting: Vec<Completion> = lock(&self.parked).drain().flat_map(|(_, waiting)| waiting).collect();
@@ -103,6 +120,7 @@ impl Delivery {
         loop {
             let Some(item) = lock(&self.outbox).pop() else { return };
             match item {
+                Item::Event(Event::Changed(change)) => self.watches.feed(&change),
                 Item::Event(event) => self.sink.event(event),
                 Item::Answer(done, answer) => done(answer),
             }

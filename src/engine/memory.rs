@@ -10,12 +10,12 @@ use std::time::Duration;
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token};
 use crate::ledger::orch::{self, OrchOp};
 use crate::ledger::{
-    Asks, Counts, Cx, Hub, LockInfo, NEVER, Now, Op, Outcome, Params, Probe, PromiseInfo, Request, SessionInfo, Shard, Shards, Spec, Wait,
-    World, page, shard_of,
+    Asks, Counts, Cx, Held, Hub, LockInfo, NEVER, Now, Op, Outcome, Params, Pattern, Probe, PromiseInfo, Request, SessionInfo, Shard,
+    Shards, Spec, Wait, WatchStart, World, page, shard_of,
 };
 
 use super::delivery::Delivery;
-use super::{Completion, EventSink, OpId};
+use super::{Completion, EventSink, Local, OpId, Watch};
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
@@ -87,13 +87,16 @@ impl MemoryEngine {
     pub fn new(params: Params, shards: usize, clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> MemoryEngine {
         let suitable = || std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(SHARDS_PER_PROCESSOR);
         let count = if shards == 0 { suitable() } else { shards }.clamp(1, 1 << 16).next_power_of_two();
+        let hub = Hub::new(params, count, true);
+        let delivery = Delivery::new(sink);
+        delivery.watches().connect(&hub.watched);
         MemoryEngine {
-            hub: Hub::new(params, count, true),
+            hub,
             cells: (0..count).map(|number| Cell(Mutex::new(Shard::new(number)))).collect(),
             origin_ns: clock.monotonic_ns(),
             clock,
             state: AtomicU8::new(OPEN),
-            delivery: Delivery::new(sink),
+            delivery,
         }
     }
 
@@ -120,7 +123,7 @@ impl MemoryEngine {
     /// Ends the engine: every call and every wait from now on is [`Status::Poisoned`].
     pub fn poison(&self) {
         self.state.store(POISONED, Release);
-        self.delivery.fail(&Status::Poisoned.into());
+        self.delivery.end(&Status::Poisoned.into());
         self.delivery.deliver();
     }
 
@@ -358,7 +361,7 @@ impl MemoryEngine {
     /// Ends every wait with [`Status::Closed`] and refuses everything from now on.
     pub fn close(&self) {
         if self.state.compare_exchange(OPEN, CLOSED, AcqRel, Acquire).is_ok() {
-            self.delivery.fail(&Status::Closed.into());
+            self.delivery.end(&Status::Closed.into());
             self.delivery.deliver();
         }
     }
@@ -395,6 +398,54 @@ impl MemoryEngine {
     pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
         self.ready()?;
         Ok(self.hub.promise_infos(prefix, limit, self.now()))
+    }
+
+    /// As [`MemoryEngine::lock`]: there is nothing newer.
+    ///
+    /// # Errors
+    /// As [`MemoryEngine::try_acquire`].
+    pub fn lock_local(&self, key: &Key) -> Result<Local<Option<LockInfo>>> {
+        Ok(Local { value: self.lock(key)?, applied: 0, age: Duration::ZERO })
+    }
+
+    /// Watches the holders of a key, or of all keys of a prefix.
+    ///
+    /// # Errors
+    /// As [`MemoryEngine::try_acquire`].
+    pub fn watch(&self, pattern: Pattern) -> Result<Watch> {
+        self.ready()?;
+        self.delivery.watches().open(pattern, |pattern| {
+            // Before the first look: whatever is told later is newer.
+            let floor = self.hub.watched.revision();
+            let cx = Cx::new(&self.hub, Now::At(self.now()), false);
+            let mut changes = Vec::new();
+            match pattern {
+                Pattern::Key(key) => {
+                    let probe = self.hub.probe(key);
+                    changes.push(self.cell(probe.hash)?.change(&cx, &probe));
+                }
+                Pattern::Prefix(prefix) => {
+                    for cell in &self.cells {
+                        changes.extend(cell.0.lock().map_err(|_| self.refusal_after_panic())?.changes(&cx, prefix));
+                    }
+                }
+            }
+            Ok(WatchStart { floor, changes })
+        })
+    }
+
+    /// What a session holds, by token; each shard is looked at in turn.
+    ///
+    /// # Errors
+    /// As [`MemoryEngine::try_acquire`].
+    pub fn held_by(&self, session: SessionId) -> Result<Vec<Held>> {
+        self.ready()?;
+        let mut held = Vec::new();
+        for cell in &self.cells {
+            held.extend(cell.0.lock().map_err(|_| self.refusal_after_panic())?.held_by(session));
+        }
+        held.sort_unstable_by_key(|h| h.token);
+        Ok(held)
     }
 
     /// The living sessions, by number.

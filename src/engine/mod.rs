@@ -11,16 +11,18 @@ mod raft;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod raft_test;
+mod watch;
 
 use std::time::Duration;
 
 use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
-use crate::ledger::{Counts, Event, LockInfo, Outcome, PromiseInfo, Request, SessionInfo, Spec, orch};
+use crate::ledger::{Counts, Event, Held, LockInfo, Outcome, Pattern, PromiseInfo, Request, SessionInfo, Spec, orch};
 
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
 pub use plugged::{PluggedEngine, PluggedOptions};
 pub use raft::{RaftEngine, RaftOptions};
+pub use watch::{Ready, Watch};
 
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
 pub type Completion = Box<dyn FnOnce(Result<Outcome>) + Send>;
@@ -52,6 +54,17 @@ pub trait EventSink: Send + Sync {
     fn ended(&self, cause: &Error) {
         let _ = cause;
     }
+}
+
+/// What one replica knew when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local<T> {
+    /// What it knew.
+    pub value: T,
+    /// Index of the last log entry that it had applied; 0 for a ledger in memory, which has no log.
+    pub applied: u64,
+    /// How long ago that was. Zero where there is no other replica, and so nothing newer. What is older than this is in the value.
+    pub age: Duration,
 }
 
 /// A ledger in one of its forms. Every method may be called from any thread.
@@ -193,6 +206,45 @@ impl Engine {
             Engine::Durable(engine) => engine.promises(prefix, limit),
             Engine::Raft(engine) => engine.promises(prefix, limit),
             Engine::Plugged(_) => Err(Error::new(Status::Misuse, "promises are not offered by this lock service")),
+        }
+    }
+
+    /// What this replica knows of a lock, without asking anybody else: it may be old.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn lock_local(&self, key: &Key) -> Result<Local<Option<LockInfo>>> {
+        match self {
+            Engine::Memory(engine) => engine.lock_local(key),
+            Engine::Durable(engine) => engine.lock_local(key),
+            Engine::Raft(engine) => engine.lock_local(key),
+            Engine::Plugged(engine) => engine.lock_local(key),
+        }
+    }
+
+    /// Watches the holders of a key, or of all keys of a prefix, on this replica.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn watch(&self, pattern: Pattern) -> Result<Watch> {
+        match self {
+            Engine::Memory(engine) => engine.watch(pattern),
+            Engine::Durable(engine) => engine.watch(pattern),
+            Engine::Raft(engine) => engine.watch(pattern),
+            Engine::Plugged(engine) => engine.watch(pattern),
+        }
+    }
+
+    /// What a session holds, by token.
+    ///
+    /// # Errors
+    /// As said of all methods.
+    pub fn held_by(&self, session: SessionId) -> Result<Vec<Held>> {
+        match self {
+            Engine::Memory(engine) => engine.held_by(session),
+            Engine::Durable(engine) => engine.held_by(session),
+            Engine::Raft(engine) => engine.held_by(session),
+            Engine::Plugged(engine) => engine.held_by(session),
         }
     }
 

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
-use crate::ledger::{Counts, Event, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, orch};
+use crate::ledger::{
+    Counts, Event, Held, Ledger, LockInfo, Op, Outcome, Params, Pattern, PromiseInfo, Request, SessionInfo, Spec, WatchStart, orch,
+};
 use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Owner, RedbState, Wal};
 
 use super::delivery::Delivery;
-use super::{Completion, EventSink, OpId};
+use super::{Completion, EventSink, Local, OpId, Watch};
 
 /// Most bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
 const SNAPSHOT_AFTER: u64 = 8 << 20;
@@ -97,7 +99,8 @@ impl Observer for Front {
         self.delivery.deliver();
     }
 
-    fn skipped(&self) {
+    fn skipped(&self, start: &dyn Fn(&Pattern) -> WatchStart) {
+        self.delivery.watches().restart(start);
         let why = "this member fell behind and may have missed how the wait ended";
         self.delivery.fail(&Error::new(Status::Unavailable, why));
         self.delivery.deliver();
@@ -105,7 +108,7 @@ impl Observer for Front {
 
     fn ended(&self, why: &Error) {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
-        self.delivery.fail(why);
+        self.delivery.end(why);
         self.delivery.deliver();
         if why.status() != Status::Closed {
             self.delivery.sink().ended(why);
@@ -244,6 +247,7 @@ impl RaftEngine {
             };
             Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))
         })?;
+        consensus.read_local(|ledger| front.delivery.watches().connect(ledger.watched()));
         Ok(RaftEngine { consensus: Arc::new(consensus), front, timeout, state: kept, cluster, links, _dir: dir })
     }
 
@@ -373,6 +377,34 @@ impl RaftEngine {
     pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
         let prefix = prefix.to_vec();
         self.read(move |ledger| ledger.promises(&prefix, limit))
+    }
+
+    /// What this member knows of a lock: it may be old.
+    ///
+    /// # Errors
+    /// What has ended the member.
+    pub fn lock_local(&self, key: &Key) -> Result<Local<Option<LockInfo>>> {
+        self.tick()?;
+        let (applied, value) = self.consensus.read_local(|ledger| (ledger.applied().index, ledger.lock(key)));
+        Ok(Local { value, applied, age: self.consensus.applied_age() })
+    }
+
+    /// Watches the holders of a key, or of all keys of a prefix, as this member comes to know of them.
+    ///
+    /// # Errors
+    /// What has ended the member.
+    pub fn watch(&self, pattern: Pattern) -> Result<Watch> {
+        self.tick()?;
+        let watches = self.front.delivery.watches();
+        watches.open(pattern, |pattern| Ok(self.consensus.read_local(|ledger| ledger.watch_start(pattern))))
+    }
+
+    /// What a session holds, by token.
+    ///
+    /// # Errors
+    /// As [`RaftEngine::execute`].
+    pub fn held_by(&self, session: SessionId) -> Result<Vec<Held>> {
+        self.read(move |ledger| ledger.held_by(session))
     }
 
     /// The living sessions, by number.

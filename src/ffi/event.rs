@@ -6,9 +6,9 @@ use super::args::{Out, User};
 use super::guard::{guard_clone, guard_on};
 use super::inject;
 use super::node::NodeObject;
-use super::types::{tenure_bytes, tenure_error, tenure_event, tenure_event_fn, tenure_event_kind, tenure_node};
+use super::types::{TENURE_FOREVER, tenure_bytes, tenure_error, tenure_event, tenure_event_fn, tenure_event_kind, tenure_node};
 use crate::base::{Error, Status};
-use crate::node::Event;
+use crate::node::{Event, WatchEvent};
 
 const NONE: tenure_bytes = tenure_bytes { ptr: std::ptr::null(), len: 0 };
 
@@ -59,17 +59,31 @@ fn no_subscription(number: u64) -> Error {
     Error::new(Status::InvalidArgument, format!("subscription: there is none of number {number}"))
 }
 
+const EMPTY: tenure_event = tenure_event {
+    struct_size: size_of::<tenure_event>() as u32,
+    kind: 0,
+    session: 0,
+    token: 0,
+    remaining_ms: 0,
+    key: NONE,
+    name: NONE,
+    text: NONE,
+};
+
+/// What a watch tells, in the form of an event.
+pub(super) fn with_watched(told: &WatchEvent, call: impl FnOnce(&tenure_event)) {
+    let mut plain = tenure_event { kind: tenure_event_kind::Freed as i32, key: tenure_bytes::of(told.key.as_bytes()), ..EMPTY };
+    if let Some(holder) = &told.holder {
+        plain.kind = tenure_event_kind::Held as i32;
+        (plain.session, plain.token) = (holder.session.0, holder.token.0);
+        plain.name = tenure_bytes::of(holder.node.as_bytes());
+        plain.text = tenure_bytes::of(&holder.metadata);
+    }
+    call(&plain);
+}
+
 fn with_plain(event: &Event, call: impl FnOnce(&tenure_event)) {
-    let mut plain = tenure_event {
-        struct_size: size_of::<tenure_event>() as u32,
-        kind: 0,
-        session: 0,
-        token: 0,
-        remaining_ms: 0,
-        key: NONE,
-        name: NONE,
-        text: NONE,
-    };
+    let mut plain = EMPTY;
     match event {
         Event::AtRisk { session, key, token, remaining } => {
             plain.kind = tenure_event_kind::AtRisk as i32;
@@ -83,6 +97,15 @@ fn with_plain(event: &Event, call: impl FnOnce(&tenure_event)) {
             (plain.session, plain.token) = (session.0, token.0);
             plain.key = tenure_bytes::of(key.as_bytes());
             plain.text = tenure_bytes::of(reason.as_str().as_bytes());
+            call(&plain);
+        }
+        Event::RevokeRequested { session, key, token, by, why, force_after } => {
+            plain.kind = tenure_event_kind::RevokeRequested as i32;
+            (plain.session, plain.token) = (session.0, token.0);
+            plain.remaining_ms = force_after.map_or(TENURE_FOREVER, |t| t.as_millis() as u64);
+            plain.key = tenure_bytes::of(key.as_bytes());
+            plain.name = tenure_bytes::of(by.as_bytes());
+            plain.text = tenure_bytes::of(why.as_bytes());
             call(&plain);
         }
         Event::Gate { name, event } => {

@@ -27,4 +27,6 @@ mod service;
 mod session;
 mod table;
 mod types;
+mod verbs;
 mod version;
+mod watch;

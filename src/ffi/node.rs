@@ -1,8 +1,9 @@
 //! Nodes.
 
+use std::collections::HashMap;
 use std::ffi::{c_char, c_int};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::args::{Out, TextOut, bytes};
@@ -13,7 +14,7 @@ use super::session::SessionObject;
 use super::table::{self, Object};
 use super::types::{tenure_bytes, tenure_config, tenure_error, tenure_node, tenure_session};
 use crate::base::{Error, Result, Status, process};
-use crate::node::{Holder, LockInfo, LockMode, Node};
+use crate::node::{Holder, LockInfo, LockMode, Node, Watch};
 
 /// Most locks in one listing.
 const LISTING_MAX: usize = 1 << 20;
@@ -28,6 +29,20 @@ struct Shared {
     /// The handle of the node's own session: it lives as long as the node's.
     session: u64,
     closed: AtomicBool,
+    watches: Mutex<HashMap<u64, Watch>>,
+    next_watch: AtomicU64,
+}
+
+impl NodeObject {
+    pub(super) fn add_watch(&self, watch: Watch) -> u64 {
+        let number = self.shared.next_watch.fetch_add(1, SeqCst) + 1;
+        self.shared.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(number, watch);
+        number
+    }
+
+    pub(super) fn take_watch(&self, number: u64) -> Option<Watch> {
+        self.shared.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
+    }
 }
 
 impl Object for NodeObject {
@@ -41,7 +56,7 @@ impl Object for NodeObject {
 /// A handle for an open node.
 pub(super) fn published(node: Node) -> Result<tenure_node> {
     let session = table::insert(SessionObject::own(node.session()))?;
-    let shared = Arc::new(Shared { session, closed: AtomicBool::new(false) });
+    let shared = Arc::new(Shared { session, closed: AtomicBool::new(false), watches: Mutex::default(), next_watch: AtomicU64::new(0) });
     Ok(tenure_node { id: table::insert(NodeObject { node, shared })? })
 }
 
@@ -244,17 +259,20 @@ fn lock_json(lock: &LockInfo) -> serde_json::Value {
     serde_json::json!({ "key": lock.key.as_bytes().escape_ascii().to_string(), "holders": holders })
 }
 
-fn holder_json(h: &Holder) -> serde_json::Value {
-    let mode = match h.mode {
+pub(super) fn mode_text(mode: LockMode) -> String {
+    match mode {
         LockMode::Exclusive => "exclusive".to_owned(),
         LockMode::Shared => "shared".to_owned(),
         LockMode::Permits { count, limit } => format!("{count} of {limit} permits"),
-    };
+    }
+}
+
+pub(super) fn holder_json(h: &Holder) -> serde_json::Value {
     serde_json::json!({
         "node": h.node,
         "session": h.session.0,
         "token": h.token.0,
-        "mode": mode,
+        "mode": mode_text(h.mode),
         "remaining_ms": h.remaining.as_millis() as u64,
         "held_ms": h.held_for.as_millis() as u64,
         "waiters": h.waiters,

@@ -1,6 +1,7 @@
 //! Sessions and their locks.
 
 use std::ffi::c_char;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::args::{Out, TextOut, bytes, ms_up, text, timeout};
@@ -12,7 +13,7 @@ use super::table::{self, Object};
 use super::types::{tenure_bytes, tenure_error, tenure_lock_opts, tenure_node, tenure_session};
 use crate::base::ids::NODE_ID_MAX;
 use crate::base::key::KEY_MAX;
-use crate::base::{Error, Result, Status, Token};
+use crate::base::{Error, Key, Result, Status, Token};
 use crate::node::Session;
 
 /// Most keys of one tenure_session_acquire_all().
@@ -23,11 +24,24 @@ pub(super) struct SessionObject {
     pub(super) session: Session,
     /// The node's own session, whose handle is freed with the node's.
     own: bool,
+    /// What came with a session that it has taken over, once somebody has asked.
+    inherited: Arc<Mutex<Vec<(Key, Token)>>>,
 }
 
 impl SessionObject {
     pub(super) fn own(session: Session) -> SessionObject {
-        SessionObject { session, own: true }
+        SessionObject { session, own: true, inherited: Arc::default() }
+    }
+
+    pub(super) fn other(session: Session) -> SessionObject {
+        SessionObject { session, own: false, inherited: Arc::default() }
+    }
+
+    /// The same answer each time, for a caller who asks for its length first.
+    pub(super) fn inherited(&self) -> Result<Vec<(Key, Token)>> {
+        let mut known = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(self.session.inherited()?);
+        Ok(known.clone())
     }
 }
 
@@ -71,7 +85,7 @@ pub unsafe extern "C" fn tenure_session_open(
         // SAFETY: the header asks for readable bytes.
         let name = unsafe { text(name, "name", NODE_ID_MAX)? };
         let session = n.node.open_session(name, Duration::from_millis(ttl_ms))?;
-        let object = SessionObject { session, own: false };
+        let object = SessionObject::other(session);
         let id = table::insert(object.clone()).inspect_err(|_| object.session.close_later())?;
         // SAFETY: the header asks for a writable place.
         unsafe { out.set(tenure_session { id }) };

@@ -165,7 +165,17 @@ pub enum tenure_event_kind {
     Gate = 3,
     /// The node is poisoned, text says why. Every call but status, close and free answers #TENURE_POISONED.
     Poisoned = 4,
+    /// The holder of a grant is asked to give it back: key, token, session; name says who asks, text why; remaining_ms is how long until it
+    /// is taken away, TENURE_FOREVER if never.
+    RevokeRequested = 5,
+    /// A watched lock is held: key, token, session; name is that of the first holder's session, text its metadata.
+    Held = 6,
+    /// A watched lock is free, or in its lock-delay: key.
+    Freed = 7,
 }
+
+/// The name given to tenure_node_watch() is the beginning of names.
+pub const TENURE_WATCH_PREFIX: u32 = 1;
 
 /// An event. The library's memory: valid, with all that it points to, until the callback returns.
 #[repr(C)]

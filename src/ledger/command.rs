@@ -37,7 +37,7 @@ pub struct Entry {
 /// An operation and who asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Request {
-    /// The asking session; 0 where none is needed ([`Op::OpenSession`], [`Op::ForceRelease`], [`Op::Tick`]).
+    /// The asking session; 0 where none is needed ([`Op::OpenSession`], [`Op::TakeOver`], [`Op::ForceRelease`], [`Op::Revoke`], [`Op::Tick`]).
     pub session: SessionId,
     /// Number of this operation within its session, increasing: the same number applied again gives the same answer and has
     /// no second effect. 0 asks for no such memory.
@@ -95,6 +95,9 @@ impl Default for Spec {
         Spec { mode: Mode::Exclusive, ttl_ms: 10_000, renew: Renew::Session, lock_delay_ms: 0, reentrant: false, metadata: Vec::new() }
     }
 }
+
+/// Most bytes of the reason given with [`Op::Revoke`].
+pub const WHY_MAX: usize = 256;
 
 /// How long to wait for a lock: `None` or 0 not at all, otherwise at most this long in ms; `u64::MAX` for as long as the session lives.
 pub type Wait = Option<u64>;
@@ -178,4 +181,37 @@ pub enum Op {
     Promise(PromiseOp),
     /// An operation of the orchestrator. Those that join or leave need a session, the others none.
     Orch(OrchOp),
+    /// Asks the holders of a lock to give it back: each is told by [`Event::RevokeRequested`].
+    Revoke {
+        /// The lock.
+        key: Key,
+        /// Only this grant; `None` asks every holder.
+        token: Option<Token>,
+        /// For the holder to read, at most [`WHY_MAX`] bytes.
+        why: String,
+        /// When it is taken away if it was not given back by then, ms from now; `None` never. An earlier time set before stays.
+        force_after_ms: Option<u32>,
+    },
+    /// Replaces the metadata of a grant. Without effect unless `token` is this session's current grant of `key`.
+    Annotate {
+        /// The lock.
+        key: Key,
+        /// The grant.
+        token: Token,
+        /// The new metadata.
+        metadata: Vec<u8>,
+    },
+    /// Opens a session in the place of a living one, which ends as superseded. Who knows its nonce is its owner.
+    TakeOver {
+        /// The nonce with which the old session was opened.
+        old: u128,
+        /// That of the new one; makes it idempotent.
+        nonce: u128,
+        /// As in `OpenSession`.
+        name: String,
+        /// As in `OpenSession`.
+        ttl_ms: u32,
+        /// Its locks become the new session's, each under a new token. Otherwise they are lost, and their lock-delays begin.
+        keep: bool,
+    },
 }

@@ -3,6 +3,7 @@
 use crate::base::{Key, SessionId, Token};
 
 use super::outcome::{LossReason, WaitEnd};
+use super::watch::Change;
 
 /// What happened beside the answers. In the order in which it happened, for each lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,23 @@ pub enum Event {
         /// Why.
         why: LossReason,
     },
+    /// A holder is asked to give its lock back.
+    RevokeRequested {
+        /// Whose.
+        session: SessionId,
+        /// The lock.
+        key: Key,
+        /// The grant.
+        token: Token,
+        /// The name of the session that asks; empty for an operator without one.
+        by: String,
+        /// Why, in its words.
+        why: String,
+        /// How long until the lock is taken away, ms; `None` if never.
+        force_after_ms: Option<u64>,
+    },
+    /// The holders of a key that somebody watches have changed. See [`super::Watched`].
+    Changed(Box<Change>),
     /// A session is over, all its locks and waits included.
     SessionEnded {
         /// Which.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::*};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::DefaultHashBuilder;
 
@@ -16,6 +16,7 @@ use super::promise::{Promise, PromiseInfo};
 use super::session::Sessions;
 use super::slab::{AMOUNT_MAX, Name, Probe};
 use super::view::SessionInfo;
+use super::watch::Watched;
 
 /// No deadline.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -37,6 +38,8 @@ pub(crate) struct Hub {
     /// Several threads work at once, so what one has just seen another may have changed.
     pub(super) shared: bool,
     pub(super) sessions: Sessions,
+    /// Which keys are watched on this replica: no part of the state.
+    pub(crate) watched: Arc<Watched>,
     hasher: DefaultHashBuilder,
     seeds: [u64; 3],
     /// By first ticket.
@@ -59,6 +62,7 @@ impl Hub {
             params,
             shared,
             sessions: Sessions::new(),
+            watched: Arc::default(),
             seeds: [0u64, 1, 2].map(|n| hasher.hash_one(n) | 1),
             hasher,
             groups: Mutex::default(),

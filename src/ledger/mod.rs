@@ -21,10 +21,12 @@ mod state;
 mod timer;
 mod verbs;
 mod view;
+mod watch;
 mod world;
+mod world_sessions;
 
 pub use command::{
-    Entry, Event, Fault, LimitKind, LossReason, Mode, Obstacle, Op, Outcome, Refusal, Renew, Request, Spec, Stamp, Wait, WaitEnd,
+    Entry, Event, Fault, LimitKind, LossReason, Mode, Obstacle, Op, Outcome, Refusal, Renew, Request, Spec, Stamp, WHY_MAX, Wait, WaitEnd,
 };
 pub(crate) use hub::{Cx, Hub, NEVER, Now};
 pub use params::Params;
@@ -34,5 +36,6 @@ pub(crate) use shard::{Asks, Shard};
 pub(crate) use slab::Probe;
 pub use snapshot::Restore;
 pub use state::{Ledger, LogId};
-pub use view::{Counts, Holder, LockInfo, SessionInfo, Waiter};
+pub use view::{Counts, Held, Holder, LockInfo, SessionInfo, Waiter};
+pub use watch::{Change, Holding, Pattern, WatchStart, Watched};
 pub(crate) use world::{Shards, World, shard_of};

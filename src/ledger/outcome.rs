@@ -45,6 +45,10 @@ pub enum LossReason {
     Forced,
     /// The session was closed by its owner.
     Closed,
+    /// It was asked back, and not given back in time.
+    Revoked,
+    /// The session's owner has come back as another process, which took its place.
+    Superseded,
 }
 
 /// A limit of the ledger.
@@ -62,6 +66,8 @@ pub enum LimitKind {
     KeysPerRequest,
     /// Offices with a promise.
     Offices,
+    /// Locks that move to another session at once.
+    LocksPerTakeOver,
 }
 
 /// What is wrong with a request, whatever the state.
@@ -81,6 +87,12 @@ pub enum Fault {
     Reentrant,
     /// The session's name is empty or longer than a node id.
     Name,
+    /// The reason given is too long.
+    Why,
+    /// The time after which a lock is to be taken away is out of bounds.
+    ForceAfter,
+    /// A session cannot take its own place.
+    Nonce,
 }
 
 /// A typed refusal: nothing was changed.
@@ -115,6 +127,7 @@ impl From<Refusal> for Error {
                     LimitKind::MetadataBytes => "metadata",
                     LimitKind::KeysPerRequest => "keys",
                     LimitKind::Offices => "offices",
+                    LimitKind::LocksPerTakeOver => "locks of the session to be taken over",
                 };
                 let status = match kind {
                     LimitKind::MetadataBytes | LimitKind::KeysPerRequest => Status::InvalidArgument,
@@ -132,6 +145,9 @@ impl From<Refusal> for Error {
                     Fault::Keys => "keys: none, or one of them twice",
                     Fault::Reentrant => "reentrant: only for one exclusive lock",
                     Fault::Name => "name: not in 1..=64 bytes",
+                    Fault::Why => "why: longer than 256 bytes",
+                    Fault::ForceAfter => "force_after: out of range",
+                    Fault::Nonce => "nonce: that of the session to be taken over",
                 },
             ),
             Refusal::Cancelled => Error::from(Status::Cancelled),
@@ -144,7 +160,7 @@ impl From<Refusal> for Error {
 #[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Outcome {
-    /// The session asked for by `OpenSession`.
+    /// The session asked for by `OpenSession`, or by a `TakeOver` that was done before.
     Session {
         /// Its number.
         id: SessionId,
@@ -206,4 +222,20 @@ pub enum Outcome {
     Promise(Promised),
     /// The answer to an operation of the orchestrator.
     Orch(OrchAnswer),
+    /// The holders are being asked to give the lock back.
+    Revoking {
+        /// How many there are.
+        count: u64,
+    },
+    /// The grant has the new metadata.
+    Annotated,
+    /// The session asked for by `TakeOver`.
+    TakenOver {
+        /// Its number.
+        id: SessionId,
+        /// How long it lives from now, ms.
+        remaining_ms: u64,
+        /// What it holds by tokens up to this one came with the session whose place it takes.
+        upto: Token,
+    },
 }

@@ -27,6 +27,13 @@ pub struct Params {
     pub max_ttl_ms: u32,
 }
 
+impl Params {
+    /// How many locks move at most when a session takes another's place: what one entry may do.
+    pub(super) fn max_take_over(&self) -> u32 {
+        self.slice.max(1)
+    }
+}
+
 impl Default for Params {
     fn default() -> Params {
         Params {

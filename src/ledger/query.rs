@@ -2,12 +2,12 @@
 
 use crate::base::{Key, SessionId, Token};
 
-use super::command::LossReason;
+use super::command::{LossReason, Renew};
 use super::hub::Cx;
 use super::session::Sessions;
 use super::shard::Shard;
-use super::slab::{NONE, Probe};
-use super::view::{Holder, LockInfo, SessionInfo, Waiter};
+use super::slab::{MANUAL, NONE, Probe, WAITING};
+use super::view::{Held, Holder, LockInfo, SessionInfo, Waiter};
 
 impl Shard {
     /// Whether releasing this grant would free it; see [`super::Ledger::frees`].
@@ -81,6 +81,22 @@ impl Shard {
             keys.truncate(limit);
         }
         keys
+    }
+
+    /// What a session holds here.
+    pub(crate) fn held_by(&self, session: SessionId) -> Vec<Held> {
+        let (mut held, mut at) = (Vec::new(), self.first_of(session).unwrap_or(NONE));
+        while at != NONE {
+            let r = &self.records[at];
+            if !r.is(WAITING)
+                && let Some(key) = self.entries[r.entry].name.key()
+            {
+                let renew = if r.is(MANUAL) { Renew::Manual } else { Renew::Session };
+                held.push(Held { key, token: Token(r.id), ttl_ms: r.ttl, renew });
+            }
+            at = r.next_in_list;
+        }
+        held
     }
 
     pub(crate) fn key_count(&self) -> u64 {

@@ -51,7 +51,7 @@ impl Shard {
     }
 
     /// Takes a grant off its key and forgets it.
-    pub(super) fn remove_hold(&mut self, cx: &Cx<'_>, record: u32) {
+    pub(super) fn remove_hold(&mut self, cx: &mut Cx<'_>, record: u32) {
         let r = &self.records[record];
         let (entry, next, prev, amount) = (r.entry, r.next(), r.prev(), r.amount());
         if prev == NONE {
@@ -74,6 +74,7 @@ impl Shard {
             }
         }
         self.discard(cx, record);
+        self.tell(cx, entry);
     }
 
     pub(super) fn join_queue(&mut self, entry: u32, record: u32) {
@@ -126,6 +127,7 @@ impl Shard {
         if terms.flags & MANUAL != 0 || terms.ttl < asker.slot.ttl() {
             self.arm_hold(cx, record);
         }
+        self.tell(cx, entry);
         let ends = Self::deadline(&self.records[record], asker.slot).0;
         granted(token, ends.saturating_sub(now + HIDDEN_MS), 1)
     }
@@ -159,6 +161,7 @@ impl Shard {
         self.relist(record);
         self.add_hold(entry, record);
         self.arm_hold(cx, record);
+        self.tell(cx, entry);
         self.remaining(cx, record, now)
     }
 

@@ -26,6 +26,8 @@ const CANCELLED_MAX: usize = 64;
 /// Marks an ended session in [`Slot::life`]; the other bits are the time of the end, or all set when it was closed.
 const ENDED: u64 = 1 << 63;
 const CLOSED: u64 = u64::MAX;
+/// Beside [`ENDED`]: it was taken over.
+const SUPERSEDED: u64 = 1 << 62;
 
 /// What one word says of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +36,24 @@ pub(super) enum Life {
     Renewed(u64),
     /// Ran out at.
     Expired(u64),
+    /// Taken over at.
+    Superseded(u64),
     Closed,
 }
 
 impl Life {
+    /// When a session that was not closed has ended; 0 for the others.
+    pub(super) fn ended_at(self) -> u64 {
+        match self {
+            Life::Expired(at) | Life::Superseded(at) => at,
+            Life::Renewed(_) | Life::Closed => 0,
+        }
+    }
+
     pub(super) fn from_word(word: u64) -> Life {
         match word {
             CLOSED => Life::Closed,
+            w if w & (ENDED | SUPERSEDED) == ENDED | SUPERSEDED => Life::Superseded(w & !(ENDED | SUPERSEDED)),
             w if w & ENDED != 0 => Life::Expired(w & !ENDED),
             w => Life::Renewed(w),
         }
@@ -153,7 +166,7 @@ impl Slot {
     pub(super) fn deadline(&self) -> u64 {
         match self.life() {
             Life::Renewed(at) => at + u64::from(self.ttl()) + HIDDEN_MS,
-            Life::Expired(_) | Life::Closed => 0,
+            Life::Expired(_) | Life::Superseded(_) | Life::Closed => 0,
         }
     }
 
@@ -246,6 +259,7 @@ fn place(slot: usize) -> (usize, usize) {
 pub(super) fn end_reasons(life: Life) -> (LossReason, WaitEnd) {
     match life {
         Life::Closed => (LossReason::Closed, WaitEnd::SessionClosed),
+        Life::Superseded(_) => (LossReason::Superseded, WaitEnd::SessionExpired),
         Life::Expired(_) | Life::Renewed(_) => (LossReason::SessionExpired, WaitEnd::SessionExpired),
     }
 }
@@ -302,12 +316,21 @@ impl Sessions {
 
     /// Ends a living session by its owner's wish; false when it had ended already.
     pub(super) fn close(&self, slot: &Slot) -> bool {
+        self.end_now(slot, CLOSED)
+    }
+
+    /// Ends a living session in favour of another one; false when it had ended already.
+    pub(super) fn supersede(&self, slot: &Slot, now: u64) -> bool {
+        self.end_now(slot, ENDED | SUPERSEDED | now)
+    }
+
+    fn end_now(&self, slot: &Slot, to: u64) -> bool {
         loop {
             let word = slot.life.load(Acquire);
             if !matches!(Life::from_word(word), Life::Renewed(_)) {
                 return false;
             }
-            if self.end(slot, word, CLOSED) {
+            if self.end(slot, word, to) {
                 return true;
             }
         }
@@ -343,7 +366,7 @@ impl Sessions {
     pub(super) fn gap(slot: &Slot, now: u64) -> u64 {
         match slot.life() {
             Life::Renewed(at) => now.saturating_sub(at),
-            Life::Expired(_) | Life::Closed => 0,
+            Life::Expired(_) | Life::Superseded(_) | Life::Closed => 0,
         }
     }
 

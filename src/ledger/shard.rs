@@ -111,13 +111,17 @@ impl Shard {
     pub(super) fn deadline(record: &Record, slot: &Slot) -> (u64, LossReason) {
         let life = slot.life();
         let Life::Renewed(renewed) = life else {
-            let at = if let Life::Expired(at) = life { at } else { 0 };
-            return (at, end_reasons(life).0);
+            return (life.ended_at(), end_reasons(life).0);
         };
         let session_ends = renewed + u64::from(slot.ttl()) + HIDDEN_MS;
         let from = if record.is(MANUAL) { record.since } else { record.since.max(renewed) };
         let own = from + u64::from(record.ttl) + HIDDEN_MS;
-        if own < session_ends { (own, LossReason::Expired) } else { (session_ends, LossReason::SessionExpired) }
+        let (at, why) = if own < session_ends { (own, LossReason::Expired) } else { (session_ends, LossReason::SessionExpired) };
+        match record.revoke_at() {
+            0 => (at, why),
+            revoke_at if revoke_at < at => (revoke_at, LossReason::Revoked),
+            _ => (at, why),
+        }
     }
 
     /// When and why the grant was over, if it is at `now`.

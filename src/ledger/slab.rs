@@ -171,6 +171,8 @@ struct Rare {
     /// Granted or queued at, if that is not [`Record::since`].
     at: u64,
     delay: u32,
+    /// When it is taken away, if its holder was asked to give it back by then; 0 for never.
+    revoke_at: u64,
     /// Among the holders or in the queue of the key.
     next: u32,
     prev: u32,
@@ -223,7 +225,7 @@ impl Record {
     }
 
     fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_with(|| Box::new(Rare { meta: Box::default(), at: SAME, delay: 0, next: NONE, prev: NONE }))
+        self.rare.get_or_insert_with(|| Box::new(Rare { meta: Box::default(), at: SAME, delay: 0, revoke_at: 0, next: NONE, prev: NONE }))
     }
 
     #[inline]
@@ -271,6 +273,20 @@ impl Record {
     #[inline]
     pub(super) fn delay(&self) -> u32 {
         self.rare.as_ref().map_or(0, |r| r.delay)
+    }
+
+    pub(super) fn revoke_at(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |r| r.revoke_at)
+    }
+
+    pub(super) fn set_revoke_at(&mut self, at: u64) {
+        self.rare().revoke_at = at;
+    }
+
+    pub(super) fn set_meta(&mut self, meta: &[u8]) {
+        if !meta.is_empty() || self.rare.is_some() {
+            self.rare().meta = meta.into();
+        }
     }
 
     pub(super) fn meta(&self) -> &[u8] {

@@ -50,6 +50,8 @@ enum Part {
     /// Offices and what was promised to their holders; before the end.
     Promises(Vec<(Key, Promise)>),
     Orch(Box<OrchImage>),
+    /// Grants that will be taken away. After the records, before the end; none are written where there are none.
+    Revocations(Vec<RevocationImage>),
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -81,6 +83,13 @@ struct DelayImage {
     id: u64,
     key: Key,
     until: u64,
+}
+
+#[derive(Debug, Encode, Decode)]
+struct RevocationImage {
+    id: u64,
+    key: Key,
+    at: u64,
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -194,6 +203,18 @@ impl Ledger {
         records.sort_unstable();
         for part in records.chunks(PART) {
             out(Part::Records(part.iter().filter_map(|&(_, shard, at)| self.record_image(shard, at)).collect()))?;
+        }
+        for part in records.chunks(PART) {
+            let image = |&(id, shard, at): &(u64, u32, u32)| {
+                let shard = &self.shards[shard as usize];
+                let r = &shard.records[at];
+                let key = shard.entries[r.entry].name.key().filter(|_| r.revoke_at() != 0)?;
+                Some(RevocationImage { id, key, at: r.revoke_at() })
+            };
+            let images: Vec<_> = part.iter().filter_map(image).collect();
+            if !images.is_empty() {
+                out(Part::Revocations(images))?;
+            }
         }
         delays.sort_unstable_by_key(|d| d.id);
         while !delays.is_empty() {
@@ -329,6 +350,7 @@ impl Restore {
                 ledger.load(images)?;
             }
             Part::Delays(images) => ledger.load_delays(images),
+            Part::Revocations(images) => ledger.load_revocations(&images)?,
             Part::Groups(images) => {
                 let mut groups = ledger.hub.groups();
                 for g in images {
@@ -410,6 +432,25 @@ impl Ledger {
             } else if image.since != NEVER {
                 shard.arm(&mut cx, What::Record(record), image.since);
             }
+        }
+        Ok(())
+    }
+
+    fn load_revocations(&mut self, images: &[RevocationImage]) -> Result<()> {
+        let count = self.shards.len();
+        let mut cx = Cx::new(&self.hub, Now::At(self.clock.now()), false);
+        for image in images {
+            let probe = self.hub.probe(&image.key);
+            let shard = &mut self.shards[shard_of(probe.hash, count)];
+            let mut record = shard.find(&probe).map_or(NONE, |entry| shard.entries[entry].holds);
+            while record != NONE && shard.records[record].id != image.id {
+                record = shard.records[record].next();
+            }
+            if record == NONE {
+                return Err(corrupt("a revocation has no grant"));
+            }
+            shard.records[record].set_revoke_at(image.at);
+            shard.arm(&mut cx, What::Record(record), image.at);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The ledger as one value: entries in, answers and events out.
 
+use std::sync::Arc;
+
 use crate::base::codec::{Decode, Encode};
 use crate::base::{Key, SessionId, Token};
 
@@ -11,7 +13,8 @@ use super::params::Params;
 use super::promise::PromiseInfo;
 use super::query;
 use super::shard::Shard;
-use super::view::{Counts, LockInfo, SessionInfo};
+use super::view::{Counts, Held, LockInfo, SessionInfo};
+use super::watch::{Pattern, WatchStart, Watched};
 use super::world::{World, shard_of};
 
 /// How far a recovery raises the tokens: more than can have been given since the last snapshot.
@@ -77,6 +80,35 @@ impl Ledger {
             debug_assert!(world.cx.hub.last_token() >= tokens, "I-05: tokens strictly increase");
         }
         events.append(&mut world.cx.events);
+    }
+
+    /// Which keys are watched here.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.hub.watched
+    }
+
+    /// Goes on with the watches of the ledger that this one replaces.
+    pub fn watch_as(&mut self, before: &Ledger) {
+        self.hub.watched = before.hub.watched.clone();
+    }
+
+    /// Where a watch of these keys begins.
+    pub fn watch_start(&self, pattern: &Pattern) -> WatchStart {
+        let changes = match pattern {
+            Pattern::Key(key) => {
+                let probe = self.hub.probe(key);
+                vec![self.shards[shard_of(probe.hash, self.shards.len())].change(&self.cx(), &probe)]
+            }
+            Pattern::Prefix(prefix) => self.shards.iter().flat_map(|s| s.changes(&self.cx(), prefix)).collect(),
+        };
+        WatchStart { floor: self.hub.watched.revision(), changes }
+    }
+
+    /// What a session holds, by token.
+    pub fn held_by(&self, session: SessionId) -> Vec<Held> {
+        let mut held: Vec<_> = self.shards.iter().flat_map(|s| s.held_by(session)).collect();
+        held.sort_unstable_by_key(|h| h.token);
+        held
     }
 
     /// The last entry applied.

@@ -4,11 +4,13 @@ use hashbrown::hash_table::Entry as Bucket;
 
 use crate::base::{SessionId, Token};
 
-use super::command::{Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, Spec, Wait, WaitEnd};
+use super::clock::HIDDEN_MS;
+use super::command::{Event, Fault, LimitKind, LossReason, Obstacle, Outcome, Refusal, Spec, WHY_MAX, Wait, WaitEnd};
 use super::hub::{Cx, granted, refuse};
 use super::session::{Life, Sessions, Slot, end_reasons};
 use super::shard::{Asker, Asks, Shard};
-use super::slab::{AMOUNT_MAX, Entry, GROUP, NONE, Name, PERMITS, Probe, REENTRANT, Record, SHARED, Terms, WAITING};
+use super::slab::{AMOUNT_MAX, Entry, GROUP, MANUAL, NONE, Name, PERMITS, Probe, REENTRANT, Record, SHARED, Terms, WAITING};
+use super::timer::What;
 
 impl Shard {
     /// `asks`: who, under which number, and with which flags.
@@ -172,7 +174,7 @@ impl Shard {
         let Ok(bucket) = self.table.find_entry(probe.hash, |&e| probe.is(&entries[e].name)) else { return self.not_holder(None) };
         let entry = *bucket.get();
         let first = self.entries[entry].holds;
-        let plain = self.entries[entry].extra == NONE && first != NONE;
+        let plain = self.entries[entry].extra == NONE && first != NONE && !hub.watched.any();
         if plain && self.records[first].delay() == 0 && self.records[first].amount() == 1 {
             let r = &self.records[first];
             if r.id != token.0 || !Self::is_current(cx, r, self.lists[r.list].slot, session, slot) {
@@ -245,6 +247,103 @@ impl Shard {
         Outcome::ReleasedMany { count }
     }
 
+    /// Asks the holders to give the key back; `by` is who asks.
+    pub(super) fn revoke(
+        &mut self,
+        cx: &mut Cx<'_>,
+        probe: &Probe<'_>,
+        token: Option<Token>,
+        by: &str,
+        why: &str,
+        force_after: Option<u32>,
+    ) -> Outcome {
+        let now = cx.now();
+        if why.len() > WHY_MAX {
+            return refuse(Refusal::Invalid(Fault::Why));
+        }
+        if force_after.is_some_and(|ms| ms > cx.hub.params.max_ttl_ms) {
+            return refuse(Refusal::Invalid(Fault::ForceAfter));
+        }
+        let Some(entry) = self.find(probe) else { return Outcome::Revoking { count: 0 } };
+        self.settle(cx, entry, true);
+        let (mut count, mut record) = (0, self.entries[entry].holds);
+        while record != NONE {
+            let next = self.records[record].next();
+            if token.is_none_or(|t| t.0 == self.records[record].id) {
+                count += 1;
+                let r = &mut self.records[record];
+                if let Some(ms) = force_after {
+                    let at = now + u64::from(ms) + HIDDEN_MS;
+                    if r.revoke_at() == 0 || at < r.revoke_at() {
+                        r.set_revoke_at(at);
+                        self.arm(cx, What::Record(record), at);
+                    }
+                }
+                let r = &self.records[record];
+                let force_after_ms = (r.revoke_at() != 0).then(|| r.revoke_at().saturating_sub(now + HIDDEN_MS));
+                cx.events.push(Event::RevokeRequested {
+                    session: self.session_of(cx, record),
+                    key: probe.key.clone(),
+                    token: Token(r.id),
+                    by: by.to_owned(),
+                    why: why.to_owned(),
+                    force_after_ms,
+                });
+            }
+            record = next;
+        }
+        self.tidy(cx, entry);
+        Outcome::Revoking { count }
+    }
+
+    pub(super) fn annotate(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token, metadata: &[u8]) -> Outcome {
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        let max = hub.params.max_metadata;
+        if metadata.len() > max as usize {
+            return refuse(Refusal::Limit { kind: LimitKind::MetadataBytes, max: u64::from(max) });
+        }
+        let entry = self.find(probe);
+        let Some(record) = entry.and_then(|e| self.current(cx, e, session, slot, token)) else { return self.not_holder(entry) };
+        self.records[record].set_meta(metadata);
+        let entry = self.records[record].entry;
+        self.tell(cx, entry);
+        Outcome::Annotated
+    }
+
+    /// A grant becomes that of another session, under a new token: whatever still carries the old one is fenced. The queue does
+    /// not notice. One that has run out is lost instead.
+    pub(super) fn hand_over(&mut self, cx: &mut Cx<'_>, record: u32, to: &Asker<'_>) -> bool {
+        let now = cx.now();
+        let entry = self.records[record].entry;
+        if let Some((at, why)) = self.lapse(cx, record, now) {
+            self.lose(cx, record, at, why, None);
+            self.pump(cx, entry);
+            self.tidy(cx, entry);
+            return false;
+        }
+        let limit = self.extra(entry).map_or(0, |x| x.limit);
+        let r = &self.records[record];
+        let (session, old, kind) = (self.session_of(cx, record), Token(r.id), r.kind());
+        let meta = r.meta().to_vec();
+        let terms = Terms {
+            ttl: r.ttl,
+            delay: r.delay(),
+            amount: if kind == PERMITS { r.amount() } else { 1 },
+            limit: if kind == PERMITS { limit } else { 0 },
+            flags: r.flags() & (SHARED | PERMITS | MANUAL | REENTRANT),
+            meta: &meta,
+        };
+        let key = self.entries[entry].name.key();
+        self.remove_hold(cx, record);
+        let token = cx.hub.take_tokens(1);
+        self.grant(cx, to, entry, token, terms);
+        if let Some(key) = key {
+            cx.events.push(Event::Lost { session, key, token: old, why: LossReason::Superseded });
+        }
+        true
+    }
+
     /// Ends what `session` asked for under `req` on this key: the ticket of a group if it was one, otherwise whether something was
     /// found, and whether that was a grant.
     pub(super) fn cancel(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, req: u64) -> Found {
@@ -299,8 +398,7 @@ impl Shard {
         if self.records[record].is(WAITING) {
             self.end_wait(cx, record, end);
         } else {
-            let at = if let Life::Expired(at) = life { at } else { 0 };
-            self.lose(cx, record, at, loss, None);
+            self.lose(cx, record, life.ended_at(), loss, None);
         }
         self.pump(cx, entry);
         self.tidy(cx, entry);

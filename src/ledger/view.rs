@@ -2,7 +2,7 @@
 
 use crate::base::{Key, SessionId, Token};
 
-use super::command::Mode;
+use super::command::{Mode, Renew};
 
 /// A grant, seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,19 @@ pub struct Holder {
     pub depth: u32,
     /// The holder's own bytes.
     pub metadata: Vec<u8>,
+}
+
+/// A grant as its own session finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The lock.
+    pub key: Key,
+    /// The fencing token.
+    pub token: Token,
+    /// Its ttl, ms.
+    pub ttl_ms: u32,
+    /// What renews it.
+    pub renew: Renew,
 }
 
 /// A place in a queue, seen from outside.

@@ -5,12 +5,11 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use crate::base::{Key, SessionId};
 
-use super::clock::HIDDEN_MS;
 use super::command::{Event, Fault, LimitKind, Op, Outcome, Refusal, Request, Spec, Wait, WaitEnd};
 use super::hub::{Cx, Group, Hub, NEVER, granted};
-use super::session::{Dying, Known, Sessions, end_reasons};
+use super::session::{Dying, Known, end_reasons};
 use super::shard::{Asker, Asks, Shard};
-use super::slab::{NONE, Probe, REMEMBERED, Terms, WAITING};
+use super::slab::{NONE, Probe, REMEMBERED, Terms};
 use super::verbs::Found;
 
 /// Every shard of a ledger.
@@ -43,7 +42,7 @@ pub(crate) struct World<'a, 'h, S: Shards> {
 }
 
 impl<'h, S: Shards> World<'_, 'h, S> {
-    fn hub(&self) -> &'h Hub {
+    pub(super) fn hub(&self) -> &'h Hub {
         self.cx.hub
     }
 
@@ -64,6 +63,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 let (home, probe) = self.home(key);
                 self.shards.shard(home).force_release(&mut self.cx, &probe, *token, *delay_ms)
             }
+            Op::Revoke { key, token, why, force_after_ms } => {
+                let (home, probe) = self.home(key);
+                let by = hub.sessions.living(request.session, now).map_or_else(String::new, |s| s.body().name.clone());
+                self.shards.shard(home).revoke(&mut self.cx, &probe, *token, &by, why, *force_after_ms)
+            }
+            Op::TakeOver { old, nonce, name, ttl_ms, keep } => self.take_over(*old, *nonce, name, *ttl_ms, *keep),
             op => {
                 let Some(slot) = hub.sessions.living(request.session, now) else { return Outcome::Refused(Refusal::NoSession) };
                 if request.seq == 0 {
@@ -110,97 +115,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             }
             Op::Promise(op) => self.promise(session, op),
             Op::Orch(op) => self.cx.orchestrate(session, op),
-            Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick => Outcome::Ticked,
-        }
-    }
-
-    // ---- sessions ------------------------------------------------------------------------------
-
-    fn open_session(&mut self, nonce: u128, name: &str, ttl: u32) -> Outcome {
-        let now = self.cx.now();
-        let hub = self.hub();
-        let p = &hub.params;
-        if name.is_empty() || name.len() > crate::base::ids::NODE_ID_MAX {
-            return Outcome::Refused(Refusal::Invalid(Fault::Name));
-        }
-        if !(p.min_ttl_ms..=p.max_ttl_ms).contains(&ttl) {
-            return Outcome::Refused(Refusal::Invalid(Fault::Ttl));
-        }
-        if let Some(id) = hub.sessions.by_nonce(nonce, now) {
-            let deadline = hub.sessions.find(id).map_or(0, |s| s.deadline());
-            return Outcome::Session { id, remaining_ms: deadline.saturating_sub(now + HIDDEN_MS) };
-        }
-        if hub.sessions.index().open >= p.max_sessions {
-            return Outcome::Refused(Refusal::Limit { kind: LimitKind::Sessions, max: p.max_sessions });
-        }
-        let (id, deadline) = hub.sessions.open(nonce, name, ttl, now);
-        self.cx.nearer |= hub.note_deadline(deadline);
-        Outcome::Session { id, remaining_ms: u64::from(ttl) }
-    }
-
-    fn renew_session(&mut self, session: SessionId) -> Outcome {
-        let now = self.cx.now();
-        let hub = self.hub();
-        let Some(slot) = hub.sessions.find(session) else { return Outcome::Refused(Refusal::NoSession) };
-        if Sessions::gap(slot, now) > u64::from(slot.shortest()) {
-            // Grants shorter than this gap have run out; a renewal must not bring them back.
-            for (_, home, record) in self.records_of(session) {
-                let shard = self.shards.shard(home);
-                let entry = shard.records[record].entry;
-                if !shard.records[record].is(WAITING)
-                    && let Some((at, why)) = shard.lapse(&self.cx, record, now)
-                {
-                    shard.lose(&mut self.cx, record, at, why, None);
-                    shard.pump(&mut self.cx, entry);
-                    shard.tidy(&self.cx, entry);
-                }
+            Op::Annotate { key, token, metadata } => {
+                let (home, probe) = self.home(key);
+                self.shards.shard(home).annotate(&mut self.cx, &probe, session, *token, metadata)
             }
+            Op::OpenSession { .. } | Op::TakeOver { .. } | Op::ForceRelease { .. } | Op::Revoke { .. } | Op::Tick => Outcome::Ticked,
         }
-        match hub.sessions.renew(session, now) {
-            Some(remaining_ms) => Outcome::Renewed { remaining_ms, clock_ms: now },
-            None => Outcome::Refused(Refusal::NoSession),
-        }
-    }
-
-    fn close_session(&mut self, session: SessionId) -> Outcome {
-        if let Some(slot) = self.hub().sessions.find(session) {
-            self.hub().sessions.close(slot);
-        }
-        let mut left = self.hub().params.slice.max(1);
-        self.bury(&mut left);
-        if self.hub().sessions.index().nearest() == Some(0) {
-            // More than a slice: the next tick goes on.
-            self.cx.nearer |= self.hub().note_deadline(0);
-        }
-        Outcome::Closed
-    }
-
-    /// What a session has, in all shards, by id.
-    fn records_of(&mut self, session: SessionId) -> Vec<(u64, usize, u32)> {
-        let mut found = Vec::new();
-        let Some(slot) = self.hub().sessions.find(session) else { return found };
-        for number in (0..self.shards.count()).filter(|n| slot.may_be_in(*n)) {
-            let shard = self.shards.shard(number);
-            let mut at = shard.first_of(session).unwrap_or(NONE);
-            while at != NONE {
-                found.push((shard.records[at].id, number, at));
-                at = shard.records[at].next_in_list;
-            }
-        }
-        found.sort_unstable();
-        found
-    }
-
-    fn release_all(&mut self, session: SessionId) -> Outcome {
-        let mut count = 0;
-        for (id, home, record) in self.records_of(session) {
-            let shard = self.shards.shard(home);
-            if shard.records[record].id == id && !shard.records[record].is(WAITING) {
-                shard.surrender(&mut self.cx, record);
-                count += 1;
-            }
-        }
-        Outcome::ReleasedMany { count }
     }
 
     // ---- locks ---------------------------------------------------------------------------------
@@ -476,7 +396,7 @@ impl<'h, S: Shards> World<'_, 'h, S> {
     }
 
     /// Clears away what dead sessions still have, each session's in the order of ids.
-    fn bury(&mut self, left: &mut u32) {
+    pub(super) fn bury(&mut self, left: &mut u32) {
         while *left > 0 {
             let Some(Dying(session)) = self.hub().sessions.index().dying.front().copied() else { return };
             let Some(slot) = self.hub().sessions.find(session) else {

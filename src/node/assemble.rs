@@ -109,6 +109,52 @@ impl Kept for Arc<RedbState> {
     }
 }
 
+/// The proof of a node's own session, in its data directory.
+pub(super) struct Secrets(Box<dyn Kept>);
+
+const SECRET: &str = "session.secret";
+
+impl Secrets {
+    /// What the process before has left here.
+    pub(super) fn get(&self) -> Result<Option<u128>> {
+        let Some(stored) = self.0.get(SECRET)? else { return Ok(None) };
+        match stored.try_into() {
+            Ok(bytes) => Ok(Some(u128::from_le_bytes(bytes))),
+            Err(_) => Err(Error::new(Status::DataCorrupt, "the secret kept for the node's session is no number of 16 bytes")),
+        }
+    }
+
+    pub(super) fn put(&self, secret: u128) -> Result<()> {
+        self.0.put(SECRET, &secret.to_le_bytes())
+    }
+}
+
+/// What becomes of the session that the process before this one has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heritage {
+    /// It runs out.
+    Leave,
+    /// Its locks are lost to it at once, and free when their lock-delays are over.
+    Release,
+    /// Its locks become the new process's, under new tokens.
+    Keep,
+}
+
+/// The setting `take_over`, and where the proof is kept that it needs.
+pub(super) fn heritage(config: &Config, engine: &Engine) -> Result<(Heritage, Option<Secrets>)> {
+    let heritage = match config.get("take_over")? {
+        "release" => Heritage::Release,
+        "keep" => Heritage::Keep,
+        _ => return Ok((Heritage::Leave, None)),
+    };
+    let kept: Box<dyn Kept> = match engine {
+        Engine::Durable(engine) => Box::new(engine.values()),
+        Engine::Raft(engine) => Box::new(engine.state().clone()),
+        _ => return Err(Error::invalid("take_over", "needs a data_dir, where the proof of the session is kept")),
+    };
+    Ok((heritage, Some(Secrets(kept))))
+}
+
 /// Epochs in a data directory.
 struct DurableEpochs<K>(K);
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
+use super::assemble::Secrets;
 use super::delivery::Delivery;
 use super::event::{Event, LossReason};
 use super::gate::GateState;
@@ -31,6 +33,8 @@ pub(super) struct Core {
     pub(super) wake: Arc<Wake>,
     /// Where the gates' epochs outlive the process.
     pub(super) epochs: Arc<dyn EpochStore>,
+    /// Where the proof of the node's own session outlives the process, if it is to.
+    secrets: Option<Secrets>,
     gates: RwLock<Vec<Arc<GateState>>>,
     generation: u64,
     life: AtomicU8,
@@ -51,6 +55,7 @@ pub(super) struct Parts {
     pub(super) delivery: Delivery,
     pub(super) engine: Engine,
     pub(super) epochs: Arc<dyn EpochStore>,
+    pub(super) secrets: Option<Secrets>,
     pub(super) wake: Arc<Wake>,
 }
 
@@ -64,6 +69,7 @@ impl Core {
             delivery: parts.delivery,
             wake: parts.wake,
             epochs: parts.epochs,
+            secrets: parts.secrets,
             gates: RwLock::default(),
             generation: process::generation(),
             life: AtomicU8::new(RUNNING),
@@ -126,6 +132,14 @@ impl Core {
 
     pub(super) fn nonce(&self) -> u128 {
         self.with_rng(|rng| rng.next_u128())
+    }
+
+    /// With `take_over`, the next process of this node can take its own session over: the proof is kept before it is of use.
+    pub(super) fn remember_secret(&self, session: &str, nonce: u128) -> Result<()> {
+        match &self.secrets {
+            Some(secrets) if session == self.id.as_str() => secrets.put(nonce),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -230,8 +244,8 @@ impl Core {
     fn lost(&self, session: SessionId, key: Key, token: Token, reason: LossReason) {
         self.office_lost(token);
         // A grant that is not told to be lost by its own session's view is told here.
-        if self.session(session).is_some_and(|s| s.grants.lost(token)) {
-            self.delivery.event(Event::Lost { session, key, token, reason });
+        if let Some(state) = self.session(session).filter(|s| s.grants.lost(token)) {
+            state.tell_lost(self, session, key, token, reason);
         }
     }
 }
@@ -269,6 +283,15 @@ impl EventSink for Sink {
             // Waits of this node end at their completions; nobody else waits on a single node.
             ledger::Event::Orch { session } => core.ring(session),
             ledger::Event::Granted { .. } | ledger::Event::WaitEnded { .. } => {}
+            ledger::Event::RevokeRequested { session, key, token, by, why, force_after_ms } => {
+                // Every member hears of it; the holder's own tells its host.
+                if core.session(session).is_some() {
+                    let force_after = force_after_ms.map(Duration::from_millis);
+                    core.delivery.event(Event::RevokeRequested { session, key, token, by, why, force_after });
+                }
+            }
+            // Watches are fed by the engine.
+            ledger::Event::Changed(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use crate::ledger;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossReason {
-    /// It was not renewed in time.
+    /// It was not renewed in time, though nothing is known to have gone wrong.
     Expired,
     /// The session that held it was not renewed in time.
     SessionExpired,
@@ -19,6 +19,16 @@ pub enum LossReason {
     Closed,
     /// The node was poisoned by an earlier failure.
     Poisoned,
+    /// Its holder was asked to give it back, and had not done so in time.
+    Revoked,
+    /// Another process of the same owner has taken the session over.
+    Superseded,
+    /// The renewals were not answered: what keeps the ledger (the cluster's majority, the disk) was out of reach for too long.
+    NodeLost,
+    /// The machine's clocks disagree on how much time has passed, as after a suspend, and by one of them it has run out.
+    Clock,
+    /// This process is a forked child: what was held is its parent's.
+    Forked,
 }
 
 impl LossReason {
@@ -30,6 +40,11 @@ impl LossReason {
             LossReason::Forced => "forced",
             LossReason::Closed => "closed",
             LossReason::Poisoned => "poisoned",
+            LossReason::Revoked => "revoked",
+            LossReason::Superseded => "superseded",
+            LossReason::NodeLost => "node_lost",
+            LossReason::Clock => "clock",
+            LossReason::Forked => "forked",
         }
     }
 }
@@ -41,6 +56,8 @@ impl From<ledger::LossReason> for LossReason {
             ledger::LossReason::SessionExpired => LossReason::SessionExpired,
             ledger::LossReason::Forced => LossReason::Forced,
             ledger::LossReason::Closed => LossReason::Closed,
+            ledger::LossReason::Revoked => LossReason::Revoked,
+            ledger::LossReason::Superseded => LossReason::Superseded,
         }
     }
 }
@@ -69,6 +86,21 @@ pub enum Event {
         token: Token,
         /// Why.
         reason: LossReason,
+    },
+    /// The holder of a grant is asked to give it back.
+    RevokeRequested {
+        /// The session that holds it.
+        session: SessionId,
+        /// The lock.
+        key: Key,
+        /// The grant.
+        token: Token,
+        /// Name of the session that asks; empty for an operator without one.
+        by: String,
+        /// Why, in its words.
+        why: String,
+        /// How long until it is taken away, by the ledger's clock when it was asked; `None` if never.
+        force_after: Option<Duration>,
     },
     /// A gate changed.
     Gate {

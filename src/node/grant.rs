@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::event::LossReason;
 use super::session::Session;
 use crate::base::{Key, Result, Token};
 
@@ -46,6 +47,27 @@ impl Grant {
     /// As [`Session::renew`].
     pub fn renew(&self, ttl: Duration) -> Result<Duration> {
         self.session.renew(self.key.as_bytes(), self.token, ttl)
+    }
+
+    /// Says whether at least `left` of it is left; see [`Session::ensure`].
+    ///
+    /// # Errors
+    /// As [`Session::ensure`].
+    pub fn ensure(&self, left: Duration) -> Result<Duration> {
+        self.session.ensure(self.key.as_bytes(), self.token, left)
+    }
+
+    /// Why it was lost; `None` while it is held.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.session.loss(self.token)
+    }
+
+    /// Replaces its metadata; see [`Session::annotate`].
+    ///
+    /// # Errors
+    /// As [`Session::annotate`].
+    pub fn annotate(&self, metadata: &[u8]) -> Result<()> {
+        self.session.annotate(self.key.as_bytes(), self.token, metadata)
     }
 
     /// Gives the lock back and waits for the answer.

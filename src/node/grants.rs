@@ -45,8 +45,17 @@ impl From {
 /// What has to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    AtRisk { key: Key, token: Token, remaining_ns: u64 },
-    Lost { key: Key, token: Token },
+    AtRisk {
+        key: Key,
+        token: Token,
+        remaining_ns: u64,
+    },
+    /// `clock`: only by one of the two clocks that holders go by.
+    Lost {
+        key: Key,
+        token: Token,
+        clock: bool,
+    },
 }
 
 #[derive(Default)]
@@ -180,7 +189,7 @@ impl Grants {
                 let remaining_ns = remaining(g, *renewed, now);
                 if remaining_ns == 0 {
                     told.insert(*token);
-                    lost.push((*token, g.key.clone()));
+                    lost.push((*token, g.key.clone(), by_all_clocks(g, *renewed, now) != 0));
                 } else if !g.warned && remaining_ns < g.ttl_ns / 3 {
                     g.warned = true;
                     changes.push(Change::AtRisk { key: g.key.clone(), token: *token, remaining_ns });
@@ -188,8 +197,8 @@ impl Grants {
                 remaining_ns != 0
             });
         }
-        lost.sort_unstable_by_key(|(token, _)| *token);
-        changes.extend(lost.into_iter().map(|(token, key)| Change::Lost { key, token }));
+        lost.sort_unstable_by_key(|(token, ..)| *token);
+        changes.extend(lost.into_iter().map(|(token, key, clock)| Change::Lost { key, token, clock }));
         self.settle(&parts);
         changes
     }
@@ -210,6 +219,14 @@ impl Grants {
 
 fn remaining(g: &Tracked, renewed: Moment, now: Moment) -> u64 {
     holder_ttl(g.ttl_ns).saturating_sub(g.from.moment(renewed).elapsed_ns(now))
+}
+
+/// What would be left if the clock on which less has passed were right.
+fn by_all_clocks(g: &Tracked, renewed: Moment, now: Moment) -> u64 {
+    let from = g.from.moment(renewed);
+    let boottime = now.boottime_ns.saturating_sub(from.boottime_ns);
+    let raw = now.raw_ns.saturating_sub(from.raw_ns);
+    holder_ttl(g.ttl_ns).saturating_sub(boottime.min(raw))
 }
 
 #[cfg(test)]
@@ -277,10 +294,20 @@ mod tests {
         assert_eq!(g.look(at(7 * S)), []);
         g.renewed(at(7 * S));
         assert!(matches!(g.look(at(14 * S))[..], [Change::AtRisk { .. }]));
-        assert_eq!(g.look(at(17 * S)), [Change::Lost { key: key(), token: Token(7) }]);
+        assert_eq!(g.look(at(17 * S)), [Change::Lost { key: key(), token: Token(7), clock: false }]);
         assert_eq!(g.look(at(18 * S)), []);
         assert!(!g.remove(Token(7)));
         assert_eq!(g.shortest_ns(), 0);
+    }
+
+    #[test]
+    fn a_loss_by_one_clock_alone_is_told_as_such() {
+        let g = Grants::default();
+        g.renewed(at(0));
+        g.add(key(), Token(7), 9 * S, OLD, true);
+        // As after a suspend.
+        let now = Moment { boottime_ns: 30 * S, raw_ns: S };
+        assert_eq!(g.look(now), [Change::Lost { key: key(), token: Token(7), clock: true }]);
     }
 
     #[test]

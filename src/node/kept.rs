@@ -1,6 +1,6 @@
 //! What the node keeps alive of a session: its ledger session, its renewals, its requests that wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::answer::unexpected;
 use super::core::Core;
 use super::event::{Event, LossReason};
-use super::grants::{Change, Grants};
+use super::grants::{Change, From, Grants};
 use super::wake::Deadline;
-use crate::base::{Key, Moment, Result, SessionId};
-use crate::ledger::{self, Op, Outcome, Request};
+use crate::base::{Key, Moment, Result, SessionId, Token};
+use crate::engine::Completion;
+use crate::ledger::{self, Held, Op, Outcome, Renew, Request};
 
 const NS_PER_MS: u64 = 1_000_000;
 /// After an opening that failed the next one is tried no sooner than this.
@@ -39,7 +40,26 @@ pub(super) struct State {
     pub(super) grants: Grants,
     /// Rung when the session gets a number.
     numbered: (Mutex<()>, Condvar),
+    secrets: Mutex<Identity>,
+    /// Renewals fail, or are not answered.
+    unanswered: AtomicBool,
+    /// The last losses, with their reasons.
+    losses: Mutex<VecDeque<(Token, LossReason)>>,
 }
+
+/// Who the session is to a ledger.
+#[derive(Default)]
+struct Identity {
+    /// What its present ledger session was opened with: the proof of who owns it.
+    nonce: u128,
+    /// The session in whose place it is opened, and whether that one's locks are kept; until it is open.
+    before: Option<(u128, bool)>,
+    /// What it holds by tokens up to this one came with that session, and nobody has asked for it.
+    inherited: Option<Token>,
+}
+
+/// So many losses are remembered with their reasons.
+const LOSSES_MAX: usize = 1_024;
 
 impl State {
     pub(super) fn new(name: String, ttl_ms: u32) -> State {
@@ -54,6 +74,9 @@ impl State {
             pending: Mutex::default(),
             grants: Grants::default(),
             numbered: Default::default(),
+            secrets: Mutex::default(),
+            unanswered: AtomicBool::new(false),
+            losses: Mutex::default(),
         }
     }
 
@@ -87,16 +110,85 @@ impl State {
         }
     }
 
-    fn opening(&self, core: &Core) -> Request {
-        let op = Op::OpenSession { nonce: core.nonce(), name: self.name.clone(), ttl_ms: self.ttl_ms };
-        Request { session: SessionId(0), seq: 0, op }
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        // Whole at every step.
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is to be opened in the place of the session that was opened with `old`.
+    pub(super) fn succeed(&self, old: u128, keep: bool) {
+        self.identity().before = Some((old, keep));
+    }
+
+    fn opening(&self, core: &Core) -> Result<Request> {
+        let nonce = core.nonce();
+        // Before it is of use: whoever comes after a crash from here on finds nothing under it, which is no worse than not to look.
+        core.remember_secret(&self.name, nonce)?;
+        let mut identity = self.identity();
+        identity.nonce = nonce;
+        let (name, ttl_ms) = (self.name.clone(), self.ttl_ms);
+        let op = match identity.before {
+            Some((old, keep)) => Op::TakeOver { old, nonce, name, ttl_ms, keep },
+            None => Op::OpenSession { nonce, name, ttl_ms },
+        };
+        Ok(Request { session: SessionId(0), seq: 0, op })
     }
 
     /// Opens the ledger's session behind this one.
     pub(super) fn open(self: &Arc<State>, core: &Core) -> Result<()> {
         let sent = Moment::now(&*core.clock);
-        let outcome = core.engine.execute(&self.opening(core))?;
+        let outcome = core.engine.execute(&self.opening(core)?)?;
         self.opened(core, sent, outcome)
+    }
+
+    /// What proves that a caller owns this session.
+    pub(super) fn secret(&self) -> u128 {
+        self.identity().nonce
+    }
+
+    /// What came with the session whose place this one has taken: looked after from now on.
+    pub(super) fn take_inherited(&self, core: &Core) -> Result<Vec<(Key, Token)>> {
+        let Some(upto) = self.identity().inherited else { return Ok(Vec::new()) };
+        let held = core.engine.held_by(self.id())?;
+        if self.identity().inherited.take().is_none() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for Held { key, token, ttl_ms, renew } in held.into_iter().filter(|h| h.token <= upto) {
+            if renew == Renew::Session {
+                let from = From::Session { asked: Moment::default() };
+                self.grants.add(key.clone(), token, u64::from(ttl_ms) * NS_PER_MS, from, true);
+            }
+            found.push((key, token));
+        }
+        core.wake.raise();
+        Ok(found)
+    }
+
+    /// A grant is lost: its host is told, and whoever asks later.
+    pub(super) fn tell_lost(&self, core: &Core, session: SessionId, key: Key, token: Token, reason: LossReason) {
+        {
+            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+            if losses.len() == LOSSES_MAX {
+                losses.pop_front();
+            }
+            losses.push_back((token, reason));
+        }
+        core.delivery.event(Event::Lost { session, key, token, reason });
+    }
+
+    /// Why this grant was lost, as far as that has been told.
+    pub(super) fn loss(&self, token: Token) -> Option<LossReason> {
+        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.iter().rev().find(|(t, _)| *t == token).map(|(_, reason)| *reason)
+    }
+
+    /// The host ends the session: what it held and did not give back is lost to it.
+    pub(super) fn lose_all(&self, core: &Core, reason: LossReason) {
+        let id = self.id();
+        for (key, token) in self.grants.take_all() {
+            self.tell_lost(core, id, key, token, reason);
+        }
     }
 
     /// As [`State::open`], without waiting: the keeper tries again until it succeeds.
@@ -106,7 +198,7 @@ impl State {
         }
         let sent = Moment::now(&*core.clock);
         let (state, keeper) = (self.clone(), core.clone());
-        let done = Box::new(move |outcome: Result<Outcome>| {
+        let done: Completion = Box::new(move |outcome: Result<Outcome>| {
             state.renewing.store(false, SeqCst);
             if let Err(error) = outcome.and_then(|o| state.opened(&keeper, sent, o)) {
                 tracing::debug!(session = state.name, %error, "the session is not open yet");
@@ -115,11 +207,30 @@ impl State {
             }
             keeper.wake.raise();
         });
-        core.engine.submit(&self.opening(core), done);
+        match self.opening(core) {
+            Ok(request) => core.engine.submit(&request, done),
+            Err(error) => done(Err(error)),
+        }
     }
 
     fn opened(self: &Arc<State>, core: &Core, sent: Moment, outcome: Outcome) -> Result<()> {
-        let Outcome::Session { id, .. } = outcome else { return Err(unexpected(outcome)) };
+        let id = match outcome {
+            Outcome::Session { id, .. } => id,
+            Outcome::TakenOver { id, upto, .. } => {
+                let mut identity = self.identity();
+                let keep = identity.before.is_some_and(|(_, keep)| keep);
+                identity.inherited = keep.then_some(upto);
+                id
+            }
+            other => {
+                if other == Outcome::Refused(ledger::Refusal::NoSession) {
+                    // The one before has ended by itself: there is nothing to take over, now or later.
+                    self.identity().before = None;
+                }
+                return Err(unexpected(other));
+            }
+        };
+        self.identity().before = None;
         self.tried_ns.store(sent.boottime_ns, SeqCst);
         self.grants.renewed(sent);
         self.id.store(id.0, SeqCst);
@@ -162,7 +273,7 @@ impl State {
         core.wake.raise();
         for (key, token) in self.grants.take_all() {
             core.office_lost(token);
-            core.delivery.event(Event::Lost { session: id, key, token, reason });
+            self.tell_lost(core, id, key, token, reason);
         }
     }
 
@@ -176,7 +287,7 @@ impl State {
         self.closed.store(true, SeqCst);
         let id = self.id();
         core.forget_session(self);
-        self.grants.take_all();
+        self.lose_all(core, LossReason::Closed);
         if id.0 == 0 {
             return false;
         }
@@ -196,9 +307,14 @@ impl State {
                     let remaining = Duration::from_nanos(remaining_ns);
                     core.delivery.event(Event::AtRisk { session: id, key, token, remaining });
                 }
-                Change::Lost { key, token } => {
+                Change::Lost { key, token, clock } => {
                     core.office_lost(token);
-                    core.delivery.event(Event::Lost { session: id, key: key.clone(), token, reason: LossReason::Expired });
+                    let reason = match (clock, self.unanswered.load(SeqCst)) {
+                        (true, _) => LossReason::Clock,
+                        (false, true) => LossReason::NodeLost,
+                        (false, false) => LossReason::Expired,
+                    };
+                    self.tell_lost(core, id, key.clone(), token, reason);
                     // The ledger may let it live a little longer, and the session's next renewal would keep it for nobody.
                     core.engine.submit(&Request { session: id, seq: 0, op: Op::Release { key, token } }, Box::new(|_| {}));
                 }
@@ -221,12 +337,15 @@ impl State {
             return;
         }
         if self.renewing.swap(true, SeqCst) {
+            // The last one has not been answered for as long as a period.
+            self.unanswered.store(true, SeqCst);
             return;
         }
         self.tried_ns.store(sent.boottime_ns, SeqCst);
         let (state, keeper) = (self.clone(), core.clone());
         let done = Box::new(move |outcome: Result<Outcome>| {
             state.renewing.store(false, SeqCst);
+            state.unanswered.store(outcome.is_err(), SeqCst);
             match outcome {
                 Ok(Outcome::Renewed { .. }) => {
                     state.grants.renewed(sent);

@@ -7,6 +7,7 @@ mod answer;
 mod assemble;
 mod core;
 mod delivery;
+mod election;
 mod event;
 mod eventfd;
 mod gate;
@@ -22,28 +23,38 @@ pub mod orchestrator;
 mod session;
 mod simulation;
 mod status;
+mod verbs;
 mod wake;
+mod watch;
 
+pub use crate::ledger::WHY_MAX;
 pub use delivery::{Listener, in_callback};
+pub use election::{Election, Leader, Leadership};
 pub use event::{Event, LossReason};
 pub use gate::Gate;
 pub use grant::Grant;
 pub use granter::{Granter, Order, Promise};
-pub use options::{Holder, LOCK_DELAY_MAX, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN};
+pub use options::{
+    Contenders, Holder, LOCK_DELAY_MAX, LocalHolder, LockInfo, LockMode, LockOptions, METADATA_MAX, Renew, TTL_MAX, TTL_MIN, Waiter,
+};
 pub use session::{OpId, Session};
 pub use simulation::Simulation;
 pub use status::{ClusterStatus, LockServiceStatus, LogStatus, Member, NodeStatus, PendingStatus};
+pub use watch::{Watch, WatchEvent, WatchListener, WatchedHolder};
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::assemble::Heritage;
 use self::core::{Core, Parts, Sink};
 use self::delivery::{Delivery, Mode, check_may_block};
 use self::wake::Wake;
+use crate::base::key::KEY_MAX;
 use crate::base::process;
 use crate::base::{Clock, Config, Error, Key, NodeId, Result, Rng, Status, SystemClock, SystemRng};
+use crate::ledger::Pattern;
 use crate::plug::LockService;
 
 /// What a node takes from its surroundings; for simulations and virtual time.
@@ -171,11 +182,13 @@ impl Node {
             None => assemble::engine(config, named, &mut env, sink.clone())?,
         };
         let epochs = assemble::epochs(&engine);
-        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, wake };
+        let (heritage, secrets) = assemble::heritage(config, &engine)?;
+        let before = secrets.as_ref().map_or(Ok(None), assemble::Secrets::get)?;
+        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, secrets, wake };
         let core = Arc::new(Core::new(parts));
         sink.connect(&core);
         let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
-        let session = own_session(&core, ttl_ms)?;
+        let session = own_session(&core, ttl_ms, before.map(|old| (old, heritage == Heritage::Keep)))?;
         let keeper = if env.manual {
             None
         } else {
@@ -217,6 +230,20 @@ impl Node {
         self.0.core.check()?;
         NodeId::new(name).map_err(|e| Error::new(e.status(), e.message().replace("node_id", "name")))?;
         new_session(&self.0.core, name.to_owned(), options::ttl_ms(ttl)?)
+    }
+
+    /// Opens a session in the place of another one, which may be that of a process that is gone or stopped: the old one ends, whatever
+    /// it still asks for is refused, and with `keep` its locks become the new session's, each under a new and larger token
+    /// ([`Session::inherited`] names them); without, they are lost, and free when their lock-delays are over. `secret` is the old
+    /// session's [`Session::secret`]: the proof that the caller is its owner.
+    ///
+    /// # Errors
+    /// As [`Node::open_session`]; [`Status::Expired`] when the old session has ended, [`Status::Limit`] when it holds more locks than can
+    /// move in one step (4096).
+    pub fn take_over(&self, name: &str, ttl: Duration, secret: u128, keep: bool) -> Result<Session> {
+        self.0.core.check()?;
+        NodeId::new(name).map_err(|e| Error::new(e.status(), e.message().replace("node_id", "name")))?;
+        taken_over(&self.0.core, name.to_owned(), options::ttl_ms(ttl)?, secret, keep)
     }
 
     /// Opens a gate. `gate.*` settings of `over` go before the node's.
@@ -263,6 +290,41 @@ impl Node {
         self.0.core.check()?;
         let found = self.0.core.engine.locks(prefix, None, limit)?;
         Ok(found.into_iter().map(|i| LockInfo { key: Key::clone(&i.key), holders: options::holders(i) }).collect())
+    }
+
+    /// Watches who holds the lock `key`. The events are taken with [`Watch::next`].
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] for the key, and what every call may answer.
+    pub fn watch(&self, key: &[u8]) -> Result<Watch> {
+        self.watch_pattern(Pattern::Key(Key::new(key)?))
+    }
+
+    /// Watches who holds the locks whose names begin with `prefix`, at most 1024 bytes; all locks for an empty one.
+    ///
+    /// # Errors
+    /// As [`Node::watch`].
+    pub fn watch_prefix(&self, prefix: &[u8]) -> Result<Watch> {
+        self.watch_pattern(pattern(prefix)?)
+    }
+
+    fn watch_pattern(&self, pattern: Pattern) -> Result<Watch> {
+        let core = &self.0.core;
+        core.check()?;
+        Ok(Watch::new(core, core.engine.watch(pattern)?))
+    }
+
+    /// As [`Node::watch`], or with `prefix` as [`Node::watch_prefix`], with the events going to `listener` on the delivery that the node
+    /// was opened with. The listener must not panic; if it does, it is called again for the next event.
+    ///
+    /// # Errors
+    /// As [`Node::watch`]; [`Status::Io`] when the system gives no thread.
+    pub fn watch_with(&self, name: &[u8], prefix: bool, listener: WatchListener) -> Result<Watch> {
+        let core = &self.0.core;
+        core.check()?;
+        let pattern = if prefix { pattern(name)? } else { Pattern::Key(Key::new(name)?) };
+        core.delivery.start()?;
+        Ok(Watch::to(core, core.engine.watch(pattern)?, listener))
     }
 
     /// What the node says of itself; answered in every state.
@@ -327,23 +389,47 @@ impl Node {
     }
 }
 
+fn pattern(prefix: &[u8]) -> Result<Pattern> {
+    if prefix.len() > KEY_MAX {
+        return Err(Error::invalid("prefix", format_args!("{} bytes are above {KEY_MAX}", prefix.len())));
+    }
+    Ok(Pattern::Prefix(prefix.to_vec()))
+}
+
 fn process_check(core: &Core) -> Result<()> {
     if core.forked() { Err(Status::Forked.into()) } else { Ok(()) }
 }
 
 /// The node's own session. A member of a cluster does not wait for the others: the keeper opens it when a majority is there.
-fn own_session(core: &Arc<Core>, ttl_ms: u32) -> Result<Session> {
+/// In the place of the one that the process before has left, if that one can be taken over.
+fn own_session(core: &Arc<Core>, ttl_ms: u32, before: Option<(u128, bool)>) -> Result<Session> {
     let name = core.id.as_str().to_owned();
     if !core.waits_for_a_majority() {
-        return new_session(core, name, ttl_ms);
+        return match before.map(|(old, keep)| taken_over(core, name.clone(), ttl_ms, old, keep)) {
+            // It has ended meanwhile, or in good order.
+            Some(Err(e)) if e.status() == Status::Expired => new_session(core, name, ttl_ms),
+            Some(done) => done,
+            None => new_session(core, name, ttl_ms),
+        };
     }
     let state = Arc::new(kept::State::new(name, ttl_ms));
+    if let Some((old, keep)) = before {
+        state.succeed(old, keep);
+    }
     core.keep_session(&state);
     Ok(Session { core: core.clone(), state })
 }
 
 fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {
     let state = Arc::new(kept::State::new(name, ttl_ms));
+    state.open(core)?;
+    core.keep_session(&state);
+    Ok(Session { core: core.clone(), state })
+}
+
+fn taken_over(core: &Arc<Core>, name: String, ttl_ms: u32, old: u128, keep: bool) -> Result<Session> {
+    let state = Arc::new(kept::State::new(name, ttl_ms));
+    state.succeed(old, keep);
     state.open(core)?;
     core.keep_session(&state);
     Ok(Session { core: core.clone(), state })

@@ -131,6 +131,43 @@ pub struct Holder {
     pub waiters: u32,
 }
 
+/// Who waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Name of the waiter's session: a node id, for the node's own.
+    pub node: String,
+    /// The session.
+    pub session: SessionId,
+    /// What it waits for.
+    pub mode: LockMode,
+    /// How long it has waited, by the ledger's clock.
+    pub waited: Duration,
+    /// What it will attach to the grant.
+    pub metadata: Vec<u8>,
+}
+
+/// Everybody around a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contenders {
+    /// Its holders, by token.
+    pub holders: Vec<Holder>,
+    /// Its queue, first come first.
+    pub waiters: Vec<Waiter>,
+    /// How long nobody gets it: what is left of its lock-delay.
+    pub delay: Duration,
+}
+
+/// Who holds a lock as far as one node knows, which may be old.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalHolder {
+    /// Its first holder, by token.
+    pub holder: Option<Holder>,
+    /// Index of the last log entry that this node had applied; 0 for a node in memory, which has no log.
+    pub applied: u64,
+    /// How long ago that was: the answer is at most so old, and what was under way to this node then. Zero for a node that is alone.
+    pub age: Duration,
+}
+
 /// One row of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockInfo {
@@ -148,6 +185,27 @@ fn token_number<S: serde::Serializer>(token: &Token, s: S) -> std::result::Resul
     s.serialize_u64(token.0)
 }
 
+fn mode(mode: ledger::Mode) -> LockMode {
+    match mode {
+        ledger::Mode::Exclusive => LockMode::Exclusive,
+        ledger::Mode::Shared => LockMode::Shared,
+        ledger::Mode::Permits { count, limit } => LockMode::Permits { count, limit },
+    }
+}
+
+/// As [`holders`], with the queue.
+pub(super) fn contenders(info: ledger::LockInfo) -> Contenders {
+    let waiter = |w: &ledger::Waiter| Waiter {
+        node: w.name.clone(),
+        session: w.session,
+        mode: mode(w.mode),
+        waited: Duration::from_millis(w.waited_ms),
+        metadata: w.metadata.clone(),
+    };
+    let (waiters, delay) = (info.waiters.iter().map(waiter).collect(), Duration::from_millis(info.delay_ms));
+    Contenders { holders: holders(info), waiters, delay }
+}
+
 /// The ledger's view of a lock, for callers.
 pub(super) fn holders(info: ledger::LockInfo) -> Vec<Holder> {
     let waiters = info.waiters.len() as u32;
@@ -155,11 +213,7 @@ pub(super) fn holders(info: ledger::LockInfo) -> Vec<Holder> {
         node: h.name,
         session: h.session,
         token: h.token,
-        mode: match h.mode {
-            ledger::Mode::Exclusive => LockMode::Exclusive,
-            ledger::Mode::Shared => LockMode::Shared,
-            ledger::Mode::Permits { count, limit } => LockMode::Permits { count, limit },
-        },
+        mode: mode(h.mode),
         remaining: Duration::from_millis(h.remaining_ms),
         held_for: Duration::from_millis(h.held_ms),
         metadata: h.metadata,

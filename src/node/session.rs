@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::answer::{Slot, granted, not_holder, several, spec, tracked, unexpected};
 use super::core::Core;
 use super::delivery::{check_may_block, in_callback};
+use super::event::LossReason;
 use super::grant::Grant;
 use super::grants::From;
 use super::kept::{Pending, State};
@@ -40,7 +41,7 @@ impl Session {
     }
 
     #[inline]
-    fn check(&self) -> Result<SessionId> {
+    pub(super) fn check(&self) -> Result<SessionId> {
         self.core.check()?;
         if self.state.closed.load(SeqCst) {
             return Err(Error::new(Status::Closed, "the session has been closed"));
@@ -55,7 +56,7 @@ impl Session {
 
     /// As `check`, for calls that may wait: a member of a cluster opens its sessions when a majority can be had.
     #[inline]
-    fn ready(&self) -> Result<SessionId> {
+    pub(super) fn ready(&self) -> Result<SessionId> {
         match self.state.id() {
             SessionId(0) => self.opened(),
             _ => self.check(),
@@ -435,7 +436,7 @@ impl Session {
         }
         let id = self.state.id();
         self.core.forget_session(&self.state);
-        self.state.grants.take_all();
+        self.state.lose_all(&self.core, LossReason::Closed);
         if id.0 == 0 {
             return Ok(());
         }

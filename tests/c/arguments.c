@@ -389,6 +389,66 @@ static void sessions(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_remaining(session, key, 1, NULL, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_remaining(session, huge, 1, &o.remaining, err));
 
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_revoke(s, key, 0, empty, 0, &o.number, err));
+  BAD_KEY(tenure_session_revoke(session, k, 0, empty, 0, &o.number, err));
+  BAD_TEXT(tenure_session_revoke(session, key, 0, t, 0, &o.number, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_revoke(session, key, 0, empty, UINT64_MAX - 1, &o.number, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_contenders(s, key, o.buf, sizeof o.buf, &o.needed, err));
+  BAD_KEY(tenure_session_contenders(session, k, o.buf, sizeof o.buf, &o.needed, err));
+  BAD_BUFFER(b, l, n, tenure_session_contenders(session, key, b, l, n, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session,
+             tenure_session_holder_local(s, key, o.buf, sizeof o.buf, &o.needed, &o.token, &o.number, &o.remaining, err));
+  BAD_KEY(tenure_session_holder_local(session, k, o.buf, sizeof o.buf, &o.needed, &o.token, &o.number, &o.remaining, err));
+  BAD_BUFFER(b, l, n, tenure_session_holder_local(session, key, b, l, n, &o.token, &o.number, &o.remaining, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_annotate(s, key, 1, empty, err));
+  BAD_KEY(tenure_session_annotate(session, k, 1, empty, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_annotate(session, key, 1, huge, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_annotate(session, key, 1, null_with_length, err));
+  REFUSED(TENURE_NOT_HOLDER, tenure_session_annotate(session, key, 1, empty, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_ensure(s, key, 1, 0, &o.remaining, err));
+  BAD_KEY(tenure_session_ensure(session, k, 1, 0, &o.remaining, err));
+  REFUSED(TENURE_EXPIRED, tenure_session_ensure(session, key, 1, 0, &o.remaining, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_loss(s, 1, o.buf, sizeof o.buf, &o.needed, err));
+  BAD_BUFFER(b, l, n, tenure_session_loss(session, 1, b, l, n, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_secret(s, (uint8_t *)o.buf, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_session_secret(session, NULL, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_session_inherited(s, o.buf, sizeof o.buf, &o.needed, err));
+  BAD_BUFFER(b, l, n, tenure_session_inherited(session, b, l, n, err));
+  {
+    static const char bytes16[16] = "0123456789abcdef";
+    const tenure_bytes secret = {bytes16, 16}, few = {bytes16, 15};
+    BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_take_over(n, text("t"), 1000, secret, true, &o.session, err));
+    BAD_TEXT(tenure_node_take_over(node, t, 1000, secret, true, &o.session, err));
+    REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_take_over(node, text("t"), 0, secret, true, &o.session, err));
+    REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_take_over(node, text("t"), 1000, few, true, &o.session, err));
+    REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_take_over(node, text("t"), 1000, huge, true, &o.session, err));
+    REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_take_over(node, text("t"), 1000, secret, true, NULL, err));
+    REFUSED(TENURE_EXPIRED, tenure_node_take_over(node, text("t"), 1000, secret, true, &o.session, err));
+  }
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_watch(n, key, 0, never_told, NULL, &o.number, err));
+  BAD_KEY(tenure_node_watch(node, k, 0, never_told, NULL, &o.number, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_watch(node, key, 2, never_told, NULL, &o.number, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_watch(node, key, 0, NULL, NULL, &o.number, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_watch(node, huge, TENURE_WATCH_PREFIX, never_told, NULL, &o.number, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_unwatch(n, 1, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_unwatch(node, 99, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_election_campaign(s, key, empty, 1000, 0, &o.token, err));
+  BAD_KEY(tenure_election_campaign(session, k, empty, 1000, 0, &o.token, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_election_campaign(session, key, huge, 1000, 0, &o.token, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_election_campaign(session, key, empty, 0, 0, &o.token, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_election_campaign(session, key, empty, 1000, 0, NULL, err));
+  REFUSED(TENURE_HELD, tenure_election_campaign(session, text("taken"), empty, 1000, 0, &o.token, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_election_proclaim(s, key, 1, empty, err));
+  BAD_KEY(tenure_election_proclaim(session, k, 1, empty, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_election_proclaim(session, key, 1, huge, err));
+  REFUSED(TENURE_NOT_HOLDER, tenure_election_proclaim(session, key, 1, empty, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_election_leader(s, key, o.buf, sizeof o.buf, &o.needed, &o.token, err));
+  BAD_KEY(tenure_election_leader(session, k, o.buf, sizeof o.buf, &o.needed, &o.token, err));
+  BAD_BUFFER(b, l, n, tenure_election_leader(session, key, b, l, n, &o.token, err));
+  BAD_HANDLE(tenure_session, s, session, stale_session, tenure_election_resign(s, key, 1, err));
+  BAD_KEY(tenure_election_resign(session, k, 1, err));
+  REFUSED(TENURE_NOT_HOLDER, tenure_election_resign(session, key, 1, err));
+
   /* No error to report to: still nothing happens. */
   tenure_session nobody = {12345};
   tenure_session_release_later(nobody, key, 1);

@@ -282,6 +282,90 @@ static void events(void) {
   tenure_node_free(node);
 }
 
+struct seen {
+  atomic_int held, freed, asked;
+  _Atomic uint64_t token;
+  char name[16], text[16];
+};
+
+static void on_watch(void *user, const tenure_event *e) {
+  struct seen *x = user;
+  CHECK(e->name.len < sizeof x->name && e->text.len < sizeof x->text);
+  if (e->kind == TENURE_EVENT_KIND_FREED) atomic_fetch_add(&x->freed, 1);
+  if (e->kind != TENURE_EVENT_KIND_HELD && e->kind != TENURE_EVENT_KIND_REVOKE_REQUESTED) return;
+  memcpy(x->name, e->name.ptr, e->name.len), x->name[e->name.len] = 0;
+  memcpy(x->text, e->text.ptr, e->text.len), x->text[e->text.len] = 0;
+  atomic_store(&x->token, e->token);
+  atomic_fetch_add(e->kind == TENURE_EVENT_KIND_HELD ? &x->held : &x->asked, 1);
+}
+
+static void watches(void) {
+  tenure_node node = open_node("node_id", "one", NULL);
+  tenure_session a = session_of(node), b = second(node, "two");
+  struct seen one = {0}, all = {0}, holder = {0};
+  uint64_t w1, w2, sub, t, number, left;
+  char json[4096], value[64];
+  size_t needed;
+  OK(tenure_node_watch(node, text("e"), 0, on_watch, &one, &w1, err));
+  EVENTUALLY(atomic_load(&one.freed) == 1);
+  OK(tenure_node_watch(node, (tenure_bytes){NULL, 0}, TENURE_WATCH_PREFIX, on_watch, &all, &w2, err));
+  OK(tenure_node_subscribe(node, on_watch, &holder, &sub, err));
+
+  /* An election: campaign, proclaim, who stands, resign. */
+  OK(tenure_election_campaign(a, text("e"), text("v1"), 10000, 0, &t, err));
+  EVENTUALLY(atomic_load(&one.held) == 1 && atomic_load(&all.held) == 1);
+  CHECK(strcmp(one.name, "one") == 0 && strcmp(one.text, "v1") == 0 && atomic_load(&one.token) == t);
+  OK(tenure_election_proclaim(a, text("e"), t, text("v2"), err));
+  EVENTUALLY(atomic_load(&one.held) == 2 && atomic_load(&all.held) == 2);
+  CHECK(strcmp(one.text, "v2") == 0);
+  OK(tenure_election_leader(b, text("e"), value, sizeof value, &needed, &number, err));
+  CHECK(strcmp(value, "v2") == 0 && number == t);
+  OK(tenure_session_holder_local(b, text("e"), value, sizeof value, &needed, &number, &left, NULL, err));
+  CHECK(strcmp(value, "one") == 0 && number == t);
+  OK(tenure_session_ensure(a, text("e"), t, 1, &left, err));
+  CHECK(left > 0);
+  CHECK_STATUS(TENURE_EXPIRED, tenure_session_ensure(a, text("e"), t, 60000, &left, err));
+  OK(tenure_session_loss(a, t, value, sizeof value, &needed, err));
+  CHECK(needed == 1);
+  uint64_t op;
+  struct ended call = {0};
+  OK(tenure_session_acquire_async(b, text("e"), NULL, TENURE_FOREVER, on_done, &call, &op, err));
+  do OK(tenure_session_contenders(a, text("e"), json, sizeof json, &needed, err));
+  while (!strstr(json, "\"waiters\":[{"));
+  CHECK(strstr(json, "\"node\":\"two\""));
+
+  /* Asked to give it back, it does not, and loses it. */
+  OK(tenure_session_revoke(b, text("e"), 0, text("please"), 50, &number, err));
+  CHECK(number == 1);
+  EVENTUALLY(atomic_load(&holder.asked) == 1);
+  CHECK(strcmp(holder.name, "two") == 0 && strcmp(holder.text, "please") == 0 && atomic_load(&holder.token) == t);
+  EVENTUALLY(atomic_load(&call.calls) == 1);
+  OK(tenure_session_loss(a, t, value, sizeof value, &needed, err));
+  CHECK(strcmp(value, "revoked") == 0);
+  CHECK_STATUS(TENURE_NOT_HOLDER, tenure_election_proclaim(a, text("e"), t, text("v3"), err));
+  CHECK_STATUS(TENURE_NOT_HOLDER, tenure_election_resign(a, text("e"), t, err));
+  EVENTUALLY(atomic_load(&one.held) == 3 && atomic_load(&all.held) == 3);
+
+  OK(tenure_node_unwatch(node, w1, err));
+  CHECK_STATUS(TENURE_INVALID_ARGUMENT, tenure_node_unwatch(node, w1, err));
+
+  /* Its owner comes back elsewhere: the lock moves, under a new token. */
+  uint8_t proof[TENURE_SECRET_SIZE];
+  tenure_session c;
+  OK(tenure_session_secret(b, proof, err));
+  OK(tenure_node_take_over(node, text("three"), 10000, (tenure_bytes){proof, sizeof proof}, true, &c, err));
+  OK(tenure_session_inherited(c, json, sizeof json, &needed, err));
+  CHECK(strstr(json, "\"key\":\"e\""));
+  OK(tenure_session_holder(a, text("e"), value, sizeof value, &needed, &number, &left, err));
+  CHECK(strcmp(value, "three") == 0 && number > t);
+  OK(tenure_session_release(c, text("e"), number, err));
+  EVENTUALLY(atomic_load(&all.freed) >= 1);
+  CHECK_STATUS(TENURE_EXPIRED, tenure_node_take_over(node, text("four"), 10000, (tenure_bytes){proof, sizeof proof}, true, &c, err));
+  OK(tenure_node_close(node, TENURE_FOREVER, err));
+  CHECK(atomic_load(&one.held) == 3);
+  tenure_node_free(node);
+}
+
 static atomic_int lines;
 
 static void on_line(void *user, int32_t level, tenure_bytes target, tenure_bytes message) {
@@ -313,6 +397,7 @@ int main(int argc, char **argv) {
   callbacks();
   eventfd();
   events();
+  watches();
   logging();
   return 0;
 }

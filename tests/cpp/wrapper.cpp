@@ -195,6 +195,55 @@ static void events() {
   CHECK(lost == 2);
 }
 
+static void watches() {
+  auto node = must(tenure::Node::open());
+  auto session = must(node.session());
+  auto other = must(node.open_session("other", 10s));
+  std::mutex mutex;
+  std::vector<std::string> told;
+  const auto note = [&](const tenure::Event& e) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    told.push_back(e.kind == TENURE_EVENT_KIND_FREED ? std::string("free") : std::string(e.name) + ":" + std::string(e.text));
+  };
+  const auto last = [&](const std::string& wanted) {
+    eventually([&] {
+      const std::lock_guard<std::mutex> lock(mutex);
+      return !told.empty() && told.back() == wanted;
+    });
+  };
+  std::optional<tenure::Subscription> watch = must(node.watch("e", note));
+  last("free");
+  tenure::Election mine(session, "e"), theirs(other, "e");
+  CHECK(!must(theirs.leader()));
+  auto leadership = must(mine.campaign("v1", 1s));
+  last(must(node.id()) + ":v1");
+  must(leadership.proclaim("v2"));
+  last(must(node.id()) + ":v2");
+  const auto leader = must(theirs.leader());
+  CHECK(leader && leader->value == "v2" && leader->token == leadership.token());
+  CHECK(must(other.holder_local("e")).token == leadership.token());
+  CHECK(must(leadership.grant().ensure(1ms)) > 0ms && !leadership.grant().ensure(60s).has_value());
+  CHECK(must(session.contenders("e")).find("\"waiters\":[]") != std::string::npos);
+  must(leadership.resign());
+  last("free");
+
+  std::atomic<int> asked{0};
+  auto events = must(node.subscribe([&](const tenure::Event& e) { asked += e.kind == TENURE_EVENT_KIND_REVOKE_REQUESTED; }));
+  auto grant = must(session.acquire("r", 1s));
+  CHECK(must(other.revoke("r", "please")) == 1);
+  eventually([&] { return asked == 1; });
+  CHECK(!grant.lost());
+  CHECK(must(other.revoke("r", "now", 1ms)) == 1);
+  eventually([&] { return must(grant.loss()) == "revoked"; });
+
+  auto kept = must(other.acquire("t", 1s));
+  auto heir = must(node.take_over("heir", 10s, must(other.secret()), true));
+  CHECK(must(heir.inherited()).find("\"t\"") != std::string::npos && must(heir.holder("t"))->node == "heir");
+  CHECK(!kept.release().has_value());
+  watch.reset();
+  must(node.close(10s));
+}
+
 static void gates() {
   auto node = must(tenure::Node::open());
   auto gate = must(node.gate("g", {{"gate.drain_budget_ms", "1"}}));
@@ -308,6 +357,7 @@ int main(int argc, char** argv) {
   locks();
   asynchronous();
   events();
+  watches();
   gates();
   log();
 }

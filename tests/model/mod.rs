@@ -31,6 +31,7 @@ struct Hold {
     req: u64,
     depth: u32,
     spec: Spec,
+    revoke_at: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -123,10 +124,14 @@ impl Model {
         let s = &self.sessions[&h.session];
         let from = if h.spec.renew == Renew::Manual { h.since } else { h.since.max(s.renewed) };
         let own = from + u64::from(h.spec.ttl_ms) + 1;
-        if own < self.session_ends(h.session) {
+        let ends = if own < self.session_ends(h.session) {
             (own, LossReason::Expired)
         } else {
             (self.session_ends(h.session), LossReason::SessionExpired)
+        };
+        match h.revoke_at {
+            Some(at) if at < ends.0 => (at, LossReason::Revoked),
+            _ => ends,
         }
     }
 
@@ -331,7 +336,7 @@ impl Model {
         let now = self.now;
         let lock = self.locks.get_mut(key).unwrap();
         let p = lock.queue.remove(0);
-        let hold = Hold { id: token, session: p.session, at: now, since: now, req: p.req, depth: 1, spec: p.spec };
+        let hold = Hold { id: token, session: p.session, at: now, since: now, req: p.req, depth: 1, spec: p.spec, revoke_at: None };
         lock.holds.push(hold.clone());
         self.remaining(&hold)
     }
@@ -395,6 +400,8 @@ impl Model {
             Op::Tick => return Outcome::Ticked,
             Op::OpenSession { nonce, name, ttl_ms } => return self.open(*nonce, name, *ttl_ms),
             Op::ForceRelease { key, token, delay_ms } => return self.force(key, *token, *delay_ms),
+            Op::Revoke { key, token, why, force_after_ms } => return self.revoke(r.session.0, key, *token, why, *force_after_ms),
+            Op::TakeOver { old, nonce, name, ttl_ms, keep } => return self.take_over(*old, *nonce, name, *ttl_ms, *keep),
             _ => {}
         }
         let id = r.session.0;
@@ -466,6 +473,68 @@ impl Model {
         Outcome::ReleasedMany { count: ids.len() as u64 }
     }
 
+    fn revoke(&mut self, by: u64, key: &Key, token: Option<Token>, why: &str, force_after: Option<u32>) -> Outcome {
+        let by = if self.alive(by) { self.sessions[&by].name.clone() } else { String::new() };
+        if why.len() > 256 {
+            return Outcome::Refused(Refusal::Invalid(Fault::Why));
+        }
+        if force_after.is_some_and(|ms| ms > self.params.max_ttl_ms) {
+            return Outcome::Refused(Refusal::Invalid(Fault::ForceAfter));
+        }
+        let now = self.now;
+        let Some(lock) = self.locks.get_mut(key) else { return Outcome::Revoking { count: 0 } };
+        let mut count = 0;
+        for h in lock.holds.iter_mut().filter(|h| token.is_none_or(|t| t.0 == h.id)) {
+            count += 1;
+            let at = force_after.map(|ms| now + u64::from(ms) + 1);
+            h.revoke_at = h.revoke_at.into_iter().chain(at).min();
+            self.events.push(Event::RevokeRequested {
+                session: SessionId(h.session),
+                key: key.clone(),
+                token: Token(h.id),
+                by: by.clone(),
+                why: why.to_owned(),
+                force_after_ms: h.revoke_at.map(|at| at - now - 1),
+            });
+        }
+        Outcome::Revoking { count }
+    }
+
+    fn take_over(&mut self, old: u128, nonce: u128, name: &str, ttl: u32, keep: bool) -> Outcome {
+        if old == nonce {
+            return Outcome::Refused(Refusal::Invalid(Fault::Nonce));
+        }
+        let there = self.sessions.values().any(|s| s.nonce == nonce);
+        let bad = name.is_empty() || name.len() > 64 || ttl < self.params.min_ttl_ms || ttl > self.params.max_ttl_ms;
+        if there || bad {
+            return self.open(nonce, name, ttl);
+        }
+        let Some(before) = self.sessions.iter().find(|(_, s)| s.nonce == old).map(|(id, _)| *id) else {
+            return Outcome::Refused(Refusal::NoSession);
+        };
+        let outcome = self.open(nonce, name, ttl);
+        let Outcome::Session { id, remaining_ms } = outcome else { return outcome };
+        let mut held: Vec<(u64, Key)> = Vec::new();
+        for (key, lock) in self.locks.iter().filter(|_| keep) {
+            held.extend(lock.holds.iter().filter(|h| h.session == before).map(|h| (h.id, key.clone())));
+        }
+        held.sort();
+        for (token, key) in held {
+            self.counter += 1;
+            let lock = self.locks.get_mut(&key).unwrap();
+            let at = lock.holds.iter().position(|h| h.id == token).unwrap();
+            let spec = lock.holds.remove(at).spec;
+            let hold = Hold { id: self.counter, session: id.0, at: self.now, since: self.now, req: 0, depth: 1, spec, revoke_at: None };
+            lock.holds.push(hold);
+            self.events.push(Event::Lost { session: SessionId(before), key, token: Token(token), why: LossReason::Superseded });
+        }
+        let upto = Token(self.counter);
+        self.sessions.get_mut(&before).unwrap().ended = Some((self.now, LossReason::Superseded));
+        self.dying.push(before);
+        self.bury_dying();
+        Outcome::TakenOver { id, remaining_ms, upto }
+    }
+
     fn of_session(&mut self, id: u64, op: &Op, seq: bool) -> Outcome {
         match op {
             Op::RenewSession => {
@@ -510,8 +579,25 @@ impl Model {
                 let h = h.clone();
                 Outcome::Renewed { remaining_ms: self.remaining(&h), clock_ms: now }
             }
+            Op::Annotate { key, token, metadata } => {
+                if metadata.len() > self.params.max_metadata as usize {
+                    let max = u64::from(self.params.max_metadata);
+                    return Outcome::Refused(Refusal::Limit { kind: LimitKind::MetadataBytes, max });
+                }
+                let Some(lock) = self.locks.get_mut(key) else { return Outcome::NotHolder { current: Token(0) } };
+                let current = Token(lock.holds.first().map_or(0, |h| h.id));
+                match lock.holds.iter_mut().find(|h| h.id == token.0 && h.session == id) {
+                    Some(h) => {
+                        h.spec.metadata.clone_from(metadata);
+                        Outcome::Annotated
+                    }
+                    None => Outcome::NotHolder { current },
+                }
+            }
             Op::Orch(_) => unreachable!("the model of locks is given none"),
-            Op::OpenSession { .. } | Op::ForceRelease { .. } | Op::Tick | Op::Promise(_) => unreachable!(),
+            Op::OpenSession { .. } | Op::TakeOver { .. } | Op::ForceRelease { .. } | Op::Revoke { .. } | Op::Tick | Op::Promise(_) => {
+                unreachable!()
+            }
         }
     }
 
@@ -582,7 +668,8 @@ impl Model {
                 let mut left = Vec::new();
                 for key in keys {
                     self.counter += 1;
-                    let hold = Hold { id: self.counter, session: id, at: now, since: now, req, depth: 1, spec: spec.clone() };
+                    let hold =
+                        Hold { id: self.counter, session: id, at: now, since: now, req, depth: 1, spec: spec.clone(), revoke_at: None };
                     left.push(self.remaining(&hold));
                     self.locks.entry(key.clone()).or_default().holds.push(hold);
                 }

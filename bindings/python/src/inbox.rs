@@ -51,9 +51,23 @@ pub enum Answer {
 }
 
 pub enum Item {
-    Done { tag: u64, answer: Answer },
-    Event { node: u64, event: Event },
-    Log { level: u32, target: String, text: String },
+    Done {
+        tag: u64,
+        answer: Answer,
+    },
+    Event {
+        node: u64,
+        event: Event,
+    },
+    /// A watch has something to take.
+    Ready {
+        tag: u64,
+    },
+    Log {
+        level: u32,
+        target: String,
+        text: String,
+    },
 }
 
 #[derive(Default)]

@@ -13,6 +13,7 @@ mod log;
 mod node;
 mod plug;
 mod session;
+mod watch;
 
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ mod _core {
     use super::plug::Plug;
     #[pymodule_export]
     use super::session::Session;
+    #[pymodule_export]
+    use super::watch::Watch;
     #[pymodule_export]
     use super::{inbox_close, inbox_mark, inbox_reset, inbox_take, set_log_level, settings, version};
 
@@ -78,7 +81,7 @@ fn set_log_level(level: u32) {
 
 /// Waits for at most `timeout` seconds for what reaches Python without being asked for. `None` once the inbox is closed and empty.
 ///
-/// Items are `("done", tag, token, exception)`, `("event", node, fields)`, `("log", level, target, text)`.
+/// Items are `("done", tag, token, exception)`, `("event", node, fields)`, `("ready", tag)`, `("log", level, target, text)`.
 #[pyfunction]
 fn inbox_take(py: Python<'_>, timeout: f64) -> PyResult<Option<Vec<Bound<'_, PyTuple>>>> {
     let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(3600));
@@ -95,6 +98,7 @@ fn convert(py: Python<'_>, item: Item) -> PyResult<Bound<'_, PyTuple>> {
             Answer::Failed(error) => ("done", tag, 0, raise(py, &error).into_value(py)).into_pyobject(py),
         },
         Item::Event { node, event } => ("event", node, node::event_fields(py, &event)?).into_pyobject(py),
+        Item::Ready { tag } => ("ready", tag).into_pyobject(py),
         Item::Log { level, target, text } => ("log", level, target, text).into_pyobject(py),
     }
 }

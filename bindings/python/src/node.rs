@@ -16,6 +16,7 @@ use crate::inbox::{self, Item};
 use crate::kept::Kept;
 use crate::plug::Plug;
 use crate::session::{HolderFields, Session, holder_fields};
+use crate::watch::Watch;
 
 /// How often a waiting call looks whether a signal has arrived for Python.
 const SIGNAL_CHECK: Duration = Duration::from_millis(500);
@@ -153,6 +154,30 @@ impl Node {
         Ok(found.into_iter().map(row).collect())
     }
 
+    /// Watches a lock, or with `prefix` all whose names start with it.
+    fn watch_locks(&self, py: Python<'_>, name: &Bound<'_, PyAny>, prefix: bool) -> PyResult<Watch> {
+        let name = args::bytes(if prefix { "prefix" } else { "key" }, name)?;
+        let watch = self.call(py, |n| if prefix { n.watch_prefix(name) } else { n.watch(name) })?;
+        Ok(Watch::new(watch, self.inner.get(py)?.clone()))
+    }
+
+    /// Opens a session in the place of another one.
+    fn take_over(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        secret: &Bound<'_, PyAny>,
+        ttl: &Bound<'_, PyAny>,
+        keep: bool,
+    ) -> PyResult<Session> {
+        let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);
+        let secret = args::bytes("secret", secret)?;
+        let secret = secret.try_into().map_err(|_| invalid(py, "secret", format_args!("{} bytes are not 16", secret.len())))?;
+        let secret = u128::from_le_bytes(secret);
+        let session = self.call(py, |n| n.take_over(name, ttl, secret, keep))?;
+        Ok(Session::new(session, self.inner.get(py)?.clone(), self.durable))
+    }
+
     /// What the node says of itself, as JSON.
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         let node = self.inner.get(py)?;
@@ -194,6 +219,15 @@ pub fn event_fields<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             fields.set_item("key", PyBytes::new(py, key.as_bytes()))?;
             fields.set_item("token", token.0)?;
             fields.set_item("reason", reason.as_str())?;
+        }
+        Event::RevokeRequested { session, key, token, by, why, force_after } => {
+            fields.set_item("kind", "revoke_requested")?;
+            fields.set_item("session", session.0)?;
+            fields.set_item("key", PyBytes::new(py, key.as_bytes()))?;
+            fields.set_item("token", token.0)?;
+            fields.set_item("by", by)?;
+            fields.set_item("reason", why)?;
+            fields.set_item("remaining", force_after.map(|t| t.as_secs_f64()))?;
         }
         Event::Gate { name, event } => crate::gate::event_fields(&fields, name, event)?,
         Event::Poisoned { message } => {

@@ -14,7 +14,7 @@ use crate::inbox::{self, Answer, Item, Untaken};
 use crate::kept::Kept;
 
 /// How often a waiting call looks whether a signal has arrived for Python.
-const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+pub const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 /// The shortest turn of waiting: after the timeout, for an answer that is on its way.
 const TURN_MIN: Duration = Duration::from_millis(1);
 
@@ -219,6 +219,68 @@ impl Session {
         self.call(py, |s| s.force_release(name, delay))
     }
 
+    /// Asks whoever holds the lock to give it back; returns how many were asked.
+    fn revoke(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        why: &Bound<'_, PyAny>,
+        force_after: &Bound<'_, PyAny>,
+        token: Option<u64>,
+    ) -> PyResult<u64> {
+        let (name, why) = (args::bytes("key", key)?, args::utf8("why", why)?);
+        let force_after = if force_after.is_none() { None } else { Some(args::duration("force_after", force_after)?) };
+        self.call(py, |s| s.revoke(name, token.map(Token), why, force_after))
+    }
+
+    /// Replaces the metadata of a grant.
+    fn annotate(&self, py: Python<'_>, key: &Bound<'_, PyAny>, token: u64, metadata: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (name, metadata) = (args::bytes("key", key)?, args::bytes("metadata", metadata)?);
+        self.call(py, |s| s.annotate(name, Token(token), metadata))
+    }
+
+    /// Seconds left of a grant, at least `left` of them.
+    fn ensure(&self, py: Python<'_>, key: &Bound<'_, PyAny>, token: u64, left: &Bound<'_, PyAny>) -> PyResult<f64> {
+        let (name, left) = (args::bytes("key", key)?, args::duration("left", left)?);
+        self.call(py, |s| s.ensure(name, Token(token), left).map(|left| left.as_secs_f64()))
+    }
+
+    /// Why a grant was lost; `None` while it is held.
+    fn loss(&self, token: u64) -> Option<&'static str> {
+        self.inner.loss(Token(token)).map(node::LossReason::as_str)
+    }
+
+    /// Everybody around the lock: the fields of its holders, those of `tenure.Waiter`, and the seconds of its lock-delay.
+    fn contenders<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<(Vec<HolderFields<'py>>, Vec<WaiterFields<'py>>, f64)> {
+        let name = args::bytes("key", key)?;
+        let found = self.call(py, |s| s.contenders(name))?;
+        let waiter = |w: node::Waiter| {
+            let (mode, permits, limit) = mode_fields(w.mode);
+            (w.node, w.session.0, w.waited.as_secs_f64(), mode, permits, limit, PyBytes::new(py, &w.metadata))
+        };
+        let holders = found.holders.into_iter().map(|h| holder_fields(py, h)).collect();
+        Ok((holders, found.waiters.into_iter().map(waiter).collect(), found.delay.as_secs_f64()))
+    }
+
+    /// Who holds the lock as far as this node knows: the holder's fields, the applied index, the seconds since.
+    fn holder_local<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<(Option<HolderFields<'py>>, u64, f64)> {
+        let name = args::bytes("key", key)?;
+        let local = self.call(py, |s| s.holder_local(name))?;
+        Ok((local.holder.map(|h| holder_fields(py, h)), local.applied, local.age.as_secs_f64()))
+    }
+
+    /// The proof of who owns the session.
+    fn secret<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let secret = self.call(py, node::Session::secret)?;
+        Ok(PyBytes::new(py, &secret.to_le_bytes()))
+    }
+
+    /// The locks that came with a session that this one has taken over: names, tokens, ttls are the caller's.
+    fn inherited<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyBytes>, u64)>> {
+        let found = self.call(py, node::Session::inherited)?;
+        Ok(found.into_iter().map(|(key, token)| (PyBytes::new(py, key.as_bytes()), token.0)).collect())
+    }
+
     /// Who holds the lock, as the fields of `tenure.Holder`.
     fn holder<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<HolderFields<'py>>> {
         let name = args::bytes("key", key)?;
@@ -237,15 +299,22 @@ impl Session {
     }
 }
 
+/// The fields of `tenure.Waiter`, in its order.
+pub type WaiterFields<'py> = (String, u64, f64, &'static str, u32, u32, Bound<'py, PyBytes>);
+
+fn mode_fields(mode: LockMode) -> (&'static str, u32, u32) {
+    match mode {
+        LockMode::Exclusive => ("exclusive", 1, 1),
+        LockMode::Shared => ("shared", 1, 0),
+        LockMode::Permits { count, limit } => ("semaphore", count, limit),
+    }
+}
+
 /// The fields of `tenure.Holder`, in its order.
 pub type HolderFields<'py> = (String, u64, u64, f64, f64, &'static str, u32, u32, Bound<'py, PyBytes>, u32);
 
 pub fn holder_fields(py: Python<'_>, h: node::Holder) -> HolderFields<'_> {
-    let (mode, permits, limit) = match h.mode {
-        LockMode::Exclusive => ("exclusive", 1, 1),
-        LockMode::Shared => ("shared", 1, 0),
-        LockMode::Permits { count, limit } => ("semaphore", count, limit),
-    };
+    let (mode, permits, limit) = mode_fields(h.mode);
     let metadata = PyBytes::new(py, &h.metadata);
     (h.node, h.session.0, h.token.0, h.remaining.as_secs_f64(), h.held_for.as_secs_f64(), mode, permits, limit, metadata, h.waiters)
 }

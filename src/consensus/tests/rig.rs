@@ -16,7 +16,7 @@ use super::super::node::{Parts, Running};
 use super::super::queue::{Bounds, unavailable};
 use super::super::{Call, Lane};
 use crate::base::{Clock, Error, Key, Result, Rng, SeededRng, SessionId, Status, Token};
-use crate::ledger::{Event, Op, Outcome, Params, Request, Spec};
+use crate::ledger::{Event, Op, Outcome, Params, Pattern, Request, Spec, WatchStart};
 use crate::store::{SnapshotHead, StateStore};
 
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Observer for Seen {
     fn events(&self, events: &mut Vec<Event>) {
         self.events.lock().unwrap().append(events);
     }
-    fn skipped(&self) {
+    fn skipped(&self, _: &dyn Fn(&Pattern) -> WatchStart) {
         *self.skipped.lock().unwrap() += 1;
     }
     fn ended(&self, why: &Error) {

@@ -25,13 +25,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::{Clock, Error, Key, Result, SessionId, Status, Token, process};
-use crate::ledger::{Counts, Ledger, LockInfo, Op, Outcome, Params, PromiseInfo, Request, SessionInfo, Spec, Wait, orch};
+use crate::ledger::{Counts, Held, Ledger, LockInfo, Op, Outcome, Params, Pattern, PromiseInfo, Request, SessionInfo, Spec, Wait, orch};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Identity, StateStore};
 
 use self::write::Writer;
-use super::Completion;
 use super::delivery::Delivery;
+use super::{Completion, Local, Watch};
 
 const NS_PER_MS: u64 = 1_000_000;
 /// Nothing can run out.
@@ -235,7 +235,7 @@ impl Shared {
         for command in waiting {
             command.done.tell(Err(error.clone()));
         }
-        self.delivery.fail(error);
+        self.delivery.end(error);
         self.delivery.deliver();
         if error.status() == Status::Poisoned {
             tracing::error!(directory = %self.disk.path().display(), %error, "the store failed; the engine is of no use any more");
@@ -374,6 +374,34 @@ impl DurableEngine {
     pub fn promises(&self, prefix: &[u8], limit: usize) -> Result<Vec<PromiseInfo>> {
         self.shared.ready()?;
         Ok(lock(&self.shared.ledger).promises(prefix, limit))
+    }
+
+    /// As [`DurableEngine::lock`]: there is nothing newer.
+    ///
+    /// # Errors
+    /// As [`DurableEngine::lock`].
+    pub fn lock_local(&self, key: &Key) -> Result<Local<Option<LockInfo>>> {
+        self.shared.ready()?;
+        let ledger = lock(&self.shared.ledger);
+        Ok(Local { value: ledger.lock(key), applied: ledger.applied().index, age: Duration::ZERO })
+    }
+
+    /// Watches the holders of a key, or of all keys of a prefix. A release is told when it is decided, before it is on the disk.
+    ///
+    /// # Errors
+    /// As [`DurableEngine::lock`].
+    pub fn watch(&self, pattern: Pattern) -> Result<Watch> {
+        self.shared.ready()?;
+        self.shared.delivery.watches().open(pattern, |pattern| Ok(lock(&self.shared.ledger).watch_start(pattern)))
+    }
+
+    /// What a session holds, by token.
+    ///
+    /// # Errors
+    /// As [`DurableEngine::lock`].
+    pub fn held_by(&self, session: SessionId) -> Result<Vec<Held>> {
+        self.shared.ready()?;
+        Ok(lock(&self.shared.ledger).held_by(session))
     }
 
     /// The living sessions, by number.

@@ -141,6 +141,8 @@ impl DurableEngine {
             ballast,
         };
         let moved_ns = clock.monotonic_ns();
+        let delivery = Delivery::new(sink);
+        delivery.watches().connect(contents.ledger.watched());
         let shared = Arc::new(Shared {
             options,
             clock,
@@ -148,7 +150,7 @@ impl DurableEngine {
             wake: Default::default(),
             writer: writer.into(),
             ledger: contents.ledger.into(),
-            delivery: Delivery::new(sink),
+            delivery,
             state: Box::new(contents.state),
             disk,
             identity: dir.as_ref().map(|d| d.identity().clone()),

@@ -104,6 +104,9 @@ fn size(request: &Request) -> usize {
         Op::Release { key, .. } | Op::Renew { key, .. } | Op::ForceRelease { key, .. } => key.as_bytes().len(),
         Op::OpenSession { name, .. } => name.len(),
         Op::Orch(op) => op.size(),
+        Op::Revoke { key, why, .. } => key.as_bytes().len() + why.len(),
+        Op::Annotate { key, metadata, .. } => key.as_bytes().len() + metadata.len(),
+        Op::TakeOver { name, .. } => name.len() + 32,
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         Op::Promise(op) => op.bytes(),
     }

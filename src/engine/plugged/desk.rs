@@ -284,6 +284,9 @@ impl Desk {
             Op::Tick => out.answer(done, Outcome::Ticked),
             Op::ForceRelease { .. } => out.fail(done, unsupported("force_release")),
             Op::Orch(_) => out.fail(done, unsupported("orchestrator")),
+            Op::Revoke { .. } => out.fail(done, unsupported("revoke")),
+            Op::Annotate { .. } => out.fail(done, unsupported("annotate")),
+            Op::TakeOver { .. } => out.fail(done, unsupported("take_over")),
             Op::CloseSession if !known => out.answer(done, Outcome::Closed),
             _ if !known => out.answer(done, Outcome::Refused(Refusal::NoSession)),
             Op::RenewSession => {

@@ -14,9 +14,9 @@ use std::time::Duration;
 use self::desk::{Answer, Call, Desk, NS_PER_MS, Out, Terms, Verb};
 use self::lanes::{Kind, Lanes};
 use super::delivery::Delivery;
-use super::{Completion, EventSink};
+use super::{Completion, EventSink, Local, Watch};
 use crate::base::{Clock, Error, Key, Moment, NodeId, Result, Rng, SessionId, Status, Token, process};
-use crate::ledger::{Counts, Holder, LockInfo, Mode, Op, Outcome, Params, Request, SessionInfo, Spec};
+use crate::ledger::{Counts, Held, Holder, LockInfo, Mode, Op, Outcome, Params, Pattern, Request, SessionInfo, Spec};
 use crate::plug::{Attempt, Capabilities, Holding, LockService, unsupported};
 
 /// How long the end of the engine waits for the end of calls in progress.
@@ -270,6 +270,18 @@ impl PluggedEngine {
             }
         }
         Ok(LockInfo { key: key.clone(), holders: vec![holder], waiters: desk.waiters(key, now), delay_ms: 0 })
+    }
+
+    pub(super) fn lock_local(&self, _: &Key) -> Result<Local<Option<LockInfo>>> {
+        Err(unsupported("holder_local"))
+    }
+
+    pub(super) fn watch(&self, _: Pattern) -> Result<Watch> {
+        Err(unsupported("watch"))
+    }
+
+    pub(super) fn held_by(&self, _: SessionId) -> Result<Vec<Held>> {
+        Err(unsupported("inherited"))
     }
 
     pub(super) fn locks(&self) -> Result<Vec<LockInfo>> {
