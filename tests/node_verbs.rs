@@ -141,7 +141,7 @@ fn a_process_that_was_stopped_finds_its_lock_expired_and_is_told_once() {
     let v = Virtual::new();
     let token = v.node.session().try_acquire_token(b"k", &auto(1_000)).unwrap();
     v.pass(500);
-    v.freeze(700);
+    v.freeze(1_100);
     v.node.step();
     let events = v.told();
     let lost: Vec<_> = events.iter().filter(|e| matches!(e, Event::Lost { .. })).collect();

@@ -39,7 +39,7 @@ class Lost:
 
     def is_set(self) -> bool:
         """Whether the grant is lost, even if its reason was not told yet. Never waits."""
-        if self._event.is_set():
+        if self._event.is_set() or self._owner._node._process != os.getpid():
             return True
         return not self._released and self._owner._remaining(self._key, self._token) <= 0
 
@@ -55,9 +55,10 @@ class Lost:
     def reason(self) -> str | None:
         """Why it was lost. ``None`` while it is not lost, and for the moment between the loss and the telling of it.
 
-        ``expired``, ``session_expired``: not renewed in time. ``node_lost``: the renewals were not answered. ``clock``: the machine's clocks
-        disagree, as after a suspend. ``revoked``: asked back, and not given back in time. ``forced``: an operator took it. ``superseded``:
-        another process has taken the session over. ``closed``, ``poisoned``: the session or the node. ``forked``: this is a child.
+        ``expired``, ``session_expired``: not renewed in time. ``node_lost``: the renewals were not answered. ``clock``: the
+        machine's clocks disagree, as after a suspend. ``revoked``: asked back, and not given back in time. ``forced``: an operator
+        took it. ``superseded``: another process has taken the session over. ``closed``, ``poisoned``: the session or the node.
+        ``forked``: this is a child.
         """
         if self._owner._node._process != os.getpid():
             return "forked"

@@ -27,7 +27,8 @@ InboxItem = Union[
     tuple[Literal["ready"], int],
     tuple[Literal["log"], int, str, str],
 ]
-"""What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag), a log record (level, name, text)."""
+"""What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag), a log record
+(level, name, text)."""
 
 
 class LockOptions(TypedDict, total=False):
@@ -151,8 +152,8 @@ class Event:
 
     ``kind`` is ``at_risk`` (a grant was not renewed in time and ends in ``remaining``), ``lost`` (a grant ended against
     its holder's will), ``revoke_requested`` (``by`` asks the holder to give the lock back and says why in ``reason``; it is
-    taken away after ``remaining``, if that is given), ``poisoned`` (a failure ended the node), or one of a gate's: ``gate_granted``, ``gate_at_risk``,
-    ``gate_lost``, ``gate_drained``, ``gate_clock_fallback``, ``gate_refused``.
+    taken away after ``remaining``, if that is given), ``poisoned`` (a failure ended the node), or one of a gate's:
+    ``gate_granted``, ``gate_at_risk``, ``gate_lost``, ``gate_drained``, ``gate_clock_fallback``, ``gate_refused``.
     """
 
     kind: str

@@ -176,4 +176,3 @@ class Election:
         leading, self._leading = self._leading, None
         if leading is not None:
             leading.__exit__(kind, error, trace)
-

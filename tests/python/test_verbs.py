@@ -225,13 +225,14 @@ def test_a_session_is_taken_over_by_its_secret(node):
     new.close()
 
 
-def crash(path, script, **options):
+def crash(path, pipe, **options):
     """Runs a process that takes a lock and ends without closing its node."""
     pid = os.fork()
     if pid == 0:
         try:
             node = tenure.Node(data_dir=path, node_id="a", session_ttl=60, **options)
-            os.write(script, str(node.acquire("k", ttl=60).token).encode())
+            grant = node.acquire("k", ttl=60)
+            os.write(pipe, str(grant.token).encode())
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -297,7 +298,7 @@ def test_aio_watch_and_election():
                 await leadership.proclaim("more")
                 assert (await asyncio.wait_for(leaders.__anext__(), LIMIT)).value == b"more"
                 campaign = asyncio.create_task(theirs.campaign())
-                while not (await node.contenders("x")).waiters:
+                while not (await node.contenders("x")).waiters:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             won = await asyncio.wait_for(campaign, LIMIT)
             assert (await node.election("x").leader()).value == b"theirs"
