@@ -121,7 +121,7 @@ fn a_snapshot_carries_every_promise() {
     b.ledger.snapshot(&mut |piece| restore.push(piece)).unwrap();
     let copy = restore.finish().unwrap();
     assert_eq!(copy.promises(b"", 2_000), b.ledger.promises(b"", 2_000));
-    assert_eq!(copy.promises(b"office0003", 1)[0].settled, true);
+    assert!(copy.promises(b"office0003", 1)[0].settled);
     assert_eq!(copy.state_hash().unwrap(), b.ledger.state_hash().unwrap());
     b.ledger = copy;
     assert!(matches!(b.promise(s, promote(term, "shard", "b", 0)), Promised::TooEarly { epoch: 1, .. }));
