@@ -37,6 +37,7 @@ from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, rea
 from tenure.gate import Gate
 from tenure.granter import Granter, Order, Promise
 from tenure.node import Node, Session
+from tenure.orchestrator import Orchestrator, Simulation, Task
 from tenure.plug import Capabilities, LockHolder, LockService
 
 __version__ = version()
@@ -69,10 +70,13 @@ __all__ = [  # noqa: PLE0604
     "LockService",
     "Lost",
     "Node",
+    "Orchestrator",
     "Order",
     "Permit",
     "Promise",
     "Session",
+    "Simulation",
+    "Task",
     "Verdict",
     "Waiter",
     "Watch",

@@ -21,6 +21,7 @@ from tenure.errors import Error
 
 if TYPE_CHECKING:
     from tenure.node import Node
+    from tenure.orchestrator import Orchestrator
 
 logger = logging.getLogger("tenure")
 
@@ -47,6 +48,7 @@ class Inbox:
         self._answers: dict[int, Answer] = {}
         self._bells: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
         self._nodes: weakref.WeakValueDictionary[int, Node] = weakref.WeakValueDictionary()
+        self._orchestrators: weakref.WeakValueDictionary[int, Orchestrator] = weakref.WeakValueDictionary()
         self._numbers = itertools.count(1)
 
     def number(self) -> int:
@@ -64,6 +66,11 @@ class Inbox:
         """Events that carry ``number`` are this node's from now on, as long as it lives."""
         with self._lock:
             self._nodes[number] = node
+
+    def add_orchestrator(self, number: int, orchestrator: Orchestrator) -> None:
+        """Tasks that carry ``number`` are this orchestrator's from now on, as long as it lives."""
+        with self._lock:
+            self._orchestrators[number] = orchestrator
 
     def expect(self, answer: Answer) -> int:
         """A tag under which ``answer`` is called once."""
@@ -125,6 +132,14 @@ class Inbox:
                 answer = self._answers.pop(tag, None)
             if answer is not None:
                 answer(token, error)
+        elif item[0] == "task":
+            _, number, task = item
+            with self._lock:
+                orchestrator = self._orchestrators.get(number)
+            if orchestrator is None:
+                task.finish("its orchestrator is gone")
+            else:
+                orchestrator._deliver(task)
         elif item[0] == "event":
             _, number, fields = item
             with self._lock:

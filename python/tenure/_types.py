@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
 
 from tenure.errors import Error
+
+if TYPE_CHECKING:
+    from tenure import _core
 
 Key = Union[str, bytes]
 """A lock's name, 1 to 1024 bytes. A ``str`` stands for its UTF-8 bytes: ``"k"`` and ``b"k"`` are one lock."""
@@ -25,10 +28,11 @@ InboxItem = Union[
     tuple[Literal["done"], int, int, Union[Error, None]],
     tuple[Literal["event"], int, dict[str, Any]],
     tuple[Literal["ready"], int],
+    tuple[Literal["task"], int, "_core.Task"],
     tuple[Literal["log"], int, str, str],
 ]
-"""What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag), a log record
-(level, name, text)."""
+"""What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag),
+a task (orchestrator, task), a log record (level, name, text)."""
 
 
 class LockOptions(TypedDict, total=False):

@@ -7,14 +7,14 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tenure import _core
 from tenure._grant import Grant, Grants, Lost
 from tenure._inbox import inbox, logger
-from tenure._settings import settings
+from tenure._settings import milliseconds, settings
 from tenure._types import (
     DEFAULT_TTL,
     Contenders,
@@ -32,6 +32,7 @@ from tenure._watch import Election, Watch
 from tenure.errors import Error, ForkedError, MisuseError
 from tenure.gate import Gate
 from tenure.granter import Granter, Promise
+from tenure.orchestrator import Orchestrator, make
 from tenure.plug import LockService, Runner
 
 if TYPE_CHECKING:
@@ -352,6 +353,22 @@ class Node(Locks):
         Raises ``MisuseError`` when a gate of this name is open.
         """
         return Gate(self._open.gate(name, settings({"mode": mode, **options}, "gate.")))
+
+    def orchestrator(
+        self,
+        labels: Mapping[str, str] | None = None,
+        version: int = 0,
+        capacity: int = 0,
+        drive: bool = True,
+        ramp_up: Duration = 30.0,
+    ) -> Orchestrator:
+        """Makes an orchestrator that works under the node's name, see :mod:`tenure.orchestrator`.
+
+        ``labels``, ``version``: what schedules may ask for. ``capacity``: most runs at once on this node, 0 for no bound.
+        ``drive``: whether it may be the one that gives out work. ``ramp_up``: for so long after it began to give out work it starts
+        ten runs a second and worker at most.
+        """
+        return make(self, labels, version=version, capacity=capacity, drive=drive, ramp_up_ms=milliseconds("ramp_up", ramp_up))
 
     def status(self) -> dict[str, Any]:
         """What the node says of itself: its form, state, counts, gates, and which named weaker modes are on. Answered in every state."""

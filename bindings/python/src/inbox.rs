@@ -15,6 +15,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use tenure::base::{Error, Key, Token};
+use tenure::node::orchestrator::TaskContext;
 use tenure::node::{Event, Session};
 
 /// Log records beyond this many waiting are dropped.
@@ -62,6 +63,10 @@ pub enum Item {
     /// A watch has something to take.
     Ready {
         tag: u64,
+    },
+    Task {
+        orchestrator: u64,
+        context: TaskContext,
     },
     Log {
         level: u32,

@@ -11,6 +11,7 @@ mod inbox;
 mod kept;
 mod log;
 mod node;
+mod orchestrator;
 mod plug;
 mod session;
 mod watch;
@@ -41,6 +42,8 @@ mod _core {
     use super::granter::Granter;
     #[pymodule_export]
     use super::node::Node;
+    #[pymodule_export]
+    use super::orchestrator::{Orchestrator, Simulation, Task};
     #[pymodule_export]
     use super::plug::Plug;
     #[pymodule_export]
@@ -99,6 +102,7 @@ fn convert(py: Python<'_>, item: Item) -> PyResult<Bound<'_, PyTuple>> {
         },
         Item::Event { node, event } => ("event", node, node::event_fields(py, &event)?).into_pyobject(py),
         Item::Ready { tag } => ("ready", tag).into_pyobject(py),
+        Item::Task { orchestrator, context } => ("task", orchestrator, orchestrator::Task::new(context)).into_pyobject(py),
         Item::Log { level, target, text } => ("log", level, target, text).into_pyobject(py),
     }
 }

@@ -14,6 +14,7 @@ use crate::gate::Gate;
 use crate::granter::{Granter, PromiseFields, promise_fields};
 use crate::inbox::{self, Item};
 use crate::kept::Kept;
+use crate::orchestrator::Orchestrator;
 use crate::plug::Plug;
 use crate::session::{HolderFields, Session, holder_fields};
 use crate::watch::Watch;
@@ -99,6 +100,12 @@ impl Node {
         let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);
         let session = self.call(py, |n| n.open_session(name, ttl))?;
         Ok(Session::new(session, self.inner.get(py)?.clone(), self.waits))
+    }
+
+    /// Makes an orchestrator; `options` is JSON.
+    fn orchestrator(&self, py: Python<'_>, options: &str, number: u64) -> PyResult<Orchestrator> {
+        let node = self.inner.get(py)?;
+        Orchestrator::open(py, node, node.session(), options, number)
     }
 
     /// Opens a gate.

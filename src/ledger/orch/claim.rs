@@ -130,12 +130,19 @@ impl State {
     }
 
     /// What the worker and the budgets have against it.
-    fn cannot(&self, definition: &Schedule, worker: SessionId, around: &Around<'_>) -> Option<OrchAnswer> {
+    fn cannot(&mut self, definition: &Schedule, worker: SessionId, around: &Around<'_>) -> Option<OrchAnswer> {
+        if !(around.lives)(worker) {
+            // Whoever proposed it learns of it by the change, and chooses another.
+            if self.workers.remove(&worker.0).is_some() {
+                self.touch_common();
+            }
+            return Some(OrchAnswer::NoEligibleNode);
+        }
         let short = |(name, amount): (&String, &u32)| self.budgets.get(name).is_none_or(|b| b.limit.saturating_sub(b.used) < *amount);
         if definition.budgets.iter().any(short) {
             return Some(OrchAnswer::BudgetExhausted);
         }
-        let able = self.workers.get(&worker.0).is_some_and(|w| w.can(definition) && w.has_room()) && (around.lives)(worker);
+        let able = self.workers.get(&worker.0).is_some_and(|w| w.can(definition) && w.has_room());
         (!able).then_some(OrchAnswer::NoEligibleNode)
     }
 
