@@ -522,16 +522,6 @@ typedef struct tenure_error {
 typedef void (*tenure_done)(void *user, int32_t status, uint64_t token, const struct tenure_error *err);
 
 /**
- * A set of settings, see docs/configuration.md. 0 names none. Only one thread at a time may fill one in.
- */
-typedef struct tenure_config {
-  /**
-   * Opaque.
-   */
-  uint64_t id;
-} tenure_config;
-
-/**
  * A node: in memory, or with a data directory durable. 0 names none. Any thread may use it.
  */
 typedef struct tenure_node {
@@ -540,6 +530,16 @@ typedef struct tenure_node {
    */
   uint64_t id;
 } tenure_node;
+
+/**
+ * A set of settings, see docs/configuration.md. 0 names none. Only one thread at a time may fill one in.
+ */
+typedef struct tenure_config {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_config;
 
 /**
  * An event. The library's memory: valid, with all that it points to, until the callback returns.
@@ -868,6 +868,76 @@ int32_t tenure_session_cancel(struct tenure_session session,
                               uint64_t op,
                               bool *out_cancelled,
                               struct tenure_error *err);
+
+/**
+ * Waits until a node can be used: for a member of a cluster, until a majority is there and the node's session is open. Any other node
+ * can be used from its opening on.
+ *
+ * Parameters: node; timeout_ms - how long to wait; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TIMEOUT; #TENURE_POISONED when the cluster has refused this node, the message says why; #TENURE_CLOSED;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any; waits. Since: 0.1.
+ */
+int32_t tenure_node_wait_ready(struct tenure_node node,
+                               uint64_t timeout_ms,
+                               struct tenure_error *err);
+
+/**
+ * The members of the cluster as this node knows them, as JSON: `[{"name", "address", "voter", "leader", "log_end"}]`, empty until it has
+ * heard of the cluster; `log_end` is null except on the leader.
+ *
+ * Parameters: node; buf, len - the buffer; out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_MISUSE for a node that is no member of a cluster;
+ * #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any. Since: 0.1.
+ */
+int32_t tenure_node_members(struct tenure_node node,
+                            char *buf,
+                            size_t len,
+                            size_t *out_needed,
+                            struct tenure_error *err);
+
+/**
+ * Hands the leadership of the cluster to a member, and waits until the leader has given it away.
+ *
+ * Parameters: node - any member; to - the member's node id, or empty for the one that is furthest; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such voter; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is no
+ * member of a cluster; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Threads: any; waits for the leader. Since: 0.1.
+ */
+int32_t tenure_node_transfer_leader(struct tenure_node node,
+                                    struct tenure_bytes to,
+                                    struct tenure_error *err);
+
+/**
+ * Takes a member out of the cluster for good: its data directory is refused from then on, and it is told so. Its name may be used by a
+ * node with an empty directory.
+ *
+ * Parameters: node - any member; name - the node id of the one to remove; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such member; #TENURE_UNAVAILABLE, asking again changes nothing that
+ * has been done; #TENURE_MISUSE for the last voter, and for a node that is no member of a cluster; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any; waits for the leader. Since: 0.1.
+ */
+int32_t tenure_node_remove_member(struct tenure_node node,
+                                  struct tenure_bytes name,
+                                  struct tenure_error *err);
+
+/**
+ * Makes a token by which one node can join the cluster, once: its setting `join_token`. The cluster keeps a digest of it only.
+ *
+ * Parameters: node - any member; node_id - who may join by it; ttl_ms - how long it is good by the cluster's clock, 1000 to 604800000;
+ * buf, len - the buffer, of 65 bytes at least: with less no token is made; out_needed - 65; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_LIMIT when too many are
+ * good at once; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is no member of a cluster; #TENURE_CLOSED; #TENURE_POISONED;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any; waits for the leader. Since: 0.1.
+ */
+int32_t tenure_node_join_token(struct tenure_node node,
+                               struct tenure_bytes node_id,
+                               uint64_t ttl_ms,
+                               char *buf,
+                               size_t len,
+                               size_t *out_needed,
+                               struct tenure_error *err);
 
 /**
  * Makes a set of settings, all at their defaults. Call the macro tenure_config_new(), which passes the header's ABI version.

@@ -142,6 +142,30 @@ class Node {
       return tenure_node_promises(get(), detail::bytes(prefix), limit, buf, len, needed, e);
     });
   }
+  // For a member of a cluster: until a majority is there. Any other node is ready from its opening on.
+  Result<void> wait_ready(milliseconds timeout) const {
+    return detail::checked([&](tenure_error* e) { return tenure_node_wait_ready(get(), detail::ms(timeout), e); });
+  }
+  // JSON: who belongs to the cluster, who leads.
+  Result<std::string> members() const {
+    return detail::fetch([&](char* buf, size_t len, size_t* needed, tenure_error* e) { return tenure_node_members(get(), buf, len, needed, e); });
+  }
+  // Empty: to the member that is furthest.
+  Result<void> transfer_leader(std::string_view to = {}) {
+    return detail::checked([&](tenure_error* e) { return tenure_node_transfer_leader(get(), detail::bytes(to), e); });
+  }
+  // For good: its data directory is refused from then on.
+  Result<void> remove_member(std::string_view name) {
+    return detail::checked([&](tenure_error* e) { return tenure_node_remove_member(get(), detail::bytes(name), e); });
+  }
+  // By which the node of this id can join, once: its setting join_token.
+  Result<std::string> join_token(std::string_view node_id, milliseconds ttl) {
+    char token[65];
+    size_t needed = 0;
+    tenure_error err;
+    if (tenure_node_join_token(get(), detail::bytes(node_id), detail::ms(ttl), token, sizeof token, &needed, &err) != TENURE_OK) return Error(err);
+    return std::string(token);
+  }
   // Destroy the subscription before the node.
   Result<Subscription> subscribe(Subscription::Function f) { return Subscription::open(get(), std::move(f)); }
   // Who holds the lock, from now on and beginning with the present. Destroy the subscription before the node.

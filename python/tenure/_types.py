@@ -142,6 +142,19 @@ class Leader:
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+    """A member of a cluster, as one node knows it."""
+
+    name: str
+    address: str
+    voter: bool
+    """Whether its vote counts; otherwise it is catching up."""
+    leader: bool
+    log_end: int | None
+    """On the leader: index after the last entry that this member has on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LockInfo:
     """One row of ``locks()``."""
 

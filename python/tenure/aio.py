@@ -18,7 +18,7 @@ from tenure._aio_watch import Election, Leaders, Leadership, Watch
 from tenure._grant import BaseGrant
 from tenure._grant import Lost as _Lost
 from tenure._inbox import inbox
-from tenure._types import DEFAULT_TTL, Contenders, Duration, Event, GateMode, Holder, Key, LocalHolder, LockInfo
+from tenure._types import DEFAULT_TTL, Contenders, Duration, Event, GateMode, Holder, Key, LocalHolder, LockInfo, Member
 from tenure.errors import Error, HeldError, LockDelayError, LockTimeout, MisuseError
 from tenure.gate import Permit, Verdict
 from tenure.granter import Order, Promise
@@ -483,6 +483,22 @@ class Node(_Locks):
     async def wait_ready(self, timeout: Duration = 30.0) -> None:
         """As :meth:`tenure.Node.wait_ready`."""
         await asyncio.to_thread(self._sync.wait_ready, timeout)
+
+    async def members(self) -> list[Member]:
+        """As :meth:`tenure.Node.members`."""
+        return await self._run(self._sync.members)
+
+    async def transfer_leader(self, to: str | None = None) -> None:
+        """As :meth:`tenure.Node.transfer_leader`."""
+        await self._run(self._sync.transfer_leader, to)
+
+    async def remove_member(self, name: str) -> None:
+        """As :meth:`tenure.Node.remove_member`."""
+        await self._run(self._sync.remove_member, name)
+
+    async def join_token_create(self, node_id: str, ttl: Duration = 3600.0) -> str:
+        """As :meth:`tenure.Node.join_token_create`."""
+        return await self._run(self._sync.join_token_create, node_id, ttl)
 
     async def session(self, name: str, ttl: Duration = DEFAULT_TTL) -> Session:
         """Opens another session. As :meth:`tenure.Node.session`."""

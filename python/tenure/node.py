@@ -25,6 +25,7 @@ from tenure._types import (
     Key,
     LocalHolder,
     LockInfo,
+    Member,
     Waiter,
     lock_info,
 )
@@ -313,6 +314,28 @@ class Node(Locks):
         message says why.
         """
         self._open.wait_ready(timeout)
+
+    def members(self) -> list[Member]:
+        """The members of the cluster, as this node knows them. Raises ``MisuseError`` for a node that is no member."""
+        return [Member(**row) for row in json.loads(self._open.members())]
+
+    def transfer_leader(self, to: str | None = None) -> None:
+        """Hands the leadership to the member ``to``, or to the one that is furthest, and waits until it is given away.
+
+        Raises ``InvalidArgumentError`` when there is no such voter, ``UnavailableError`` when no leader could be asked in time.
+        """
+        self._open.transfer_leader(to)
+
+    def remove_member(self, name: str) -> None:
+        """Takes a member out of the cluster for good: its data directory is refused from then on.
+
+        To replace one, remove it and let a node with an empty directory join. Raises as ``transfer_leader``.
+        """
+        self._open.remove_member(name)
+
+    def join_token_create(self, node_id: str, ttl: Duration = 3600.0) -> str:
+        """A token by which the node ``node_id`` can join the cluster, once, within ``ttl`` (1 s to 7 days): its ``join_token``."""
+        return self._open.join_token_create(node_id, ttl)
 
     def session(self, name: str, ttl: Duration = DEFAULT_TTL) -> Session:
         """Opens another session, renewed by the node like its own. ``name``: 1 to 64 characters, as a node id."""

@@ -160,6 +160,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "What a node that joins by `seeds` shows, once, to be let in. It never appears in a log or a status.",
     },
     Setting {
+        name: "join_tokens",
+        form: Form::Choice(&["auto", "off", "required"]),
+        default: "auto",
+        text: "Whether the cluster that this node founds lets a new node in only by a one-time token; kept by the cluster from then on. auto: required unless its members talk in plain text on loopback. off is the named weaker mode elsewhere.",
+    },
+    Setting {
         name: "listen",
         form: Form::Text("host:port"),
         default: "",

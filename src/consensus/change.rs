@@ -21,6 +21,14 @@ pub(super) enum Note {
     Seen { name: String, sighting: Sighting },
     /// An operator has taken a node's disk out of the cluster for good.
     Retired { name: String, disk: u128 },
+    /// The cluster's first entry: what tells it from others of its name, and what all its members keep to.
+    Founded { lineage: u128, params: Params, tokens: bool },
+    /// A node of this name may come in once, until the ledger's clock says so.
+    TokenMade { hash: [u8; 32], node: String, ttl_ms: u64 },
+    /// A node shows a token.
+    TokenShown { hash: [u8; 32], node: String, disk: u128 },
+    /// What nodes have on disk for certain: for each, one more than the index of a committed entry that it has acknowledged.
+    Marked { ends: Vec<(String, u128, u64)> },
 }
 
 /// The bytes of an entry with operations.
@@ -60,10 +68,21 @@ impl State {
                 let entry: ledger::Entry = codec::decode(Kind::Entry, body, ENTRY_CAP)?;
                 self.ledger.apply(ledger::LogId { term: at.term, index: at.index }, &entry, outcomes, events);
             }
-            Some((&NOTE, body)) => self.roster.apply(codec::decode(Kind::Meta, body, NOTE_CAP)?),
+            Some((&NOTE, body)) => self.note(codec::decode(Kind::Meta, body, NOTE_CAP)?),
             _ => return Err(Error::new(Status::DataVersion, format!("entry {}: of a form that this version does not know", at.index))),
         }
         self.applied = Some(at);
         Ok(())
+    }
+
+    fn note(&mut self, note: Note) {
+        // What the members' own settings say does not matter any more: all start from the same.
+        if let Note::Founded { params, .. } = &note
+            && self.roster.lineage() == 0
+            && self.ledger.applied() == ledger::LogId::default()
+        {
+            self.ledger = Ledger::new(*params);
+        }
+        self.roster.apply(note, self.ledger.clock_ms());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,11 @@ pub trait Transport: Send + Sync {
     /// Questions of one lane to one node that are asked in order arrive in order, unless one of them fails. [`Status::Io`] says that
     /// the question was certainly not sent.
     fn call(&self, name: &str, address: &str, lane: Lane, body: Vec<u8>, timeout: Duration) -> Call;
+
+    /// What tells the cluster from others of its name has become known.
+    fn founded(&self, lineage: u128) {
+        let _ = lineage;
+    }
 }
 
 /// Answers messages of other members, once the member that it was given to has started.
@@ -103,8 +109,13 @@ pub struct Options {
     pub boot: u64,
     /// Names and addresses of the nodes that found the cluster together, this one included. Empty when it joins one.
     pub founders: Vec<(String, String)>,
-    /// Addresses of members that a new node asks to be let in.
+    /// Addresses of members that a new node asks to be let in. Nodes whose own addresses are among them found a cluster together
+    /// if there is none.
     pub seeds: Vec<String>,
+    /// What this node shows to be let in.
+    pub join_token: Option<[u8; 32]>,
+    /// Whether the cluster, should this node found it, lets nodes in by tokens only.
+    pub tokens_required: bool,
     /// The ledger's parameters: the same on all founders.
     pub params: Params,
     /// How long things take.
@@ -145,6 +156,12 @@ pub(super) struct Core {
     acknowledged: Mutex<(u64, BTreeMap<u64, u64>)>,
     /// Openings of members that were admitted. What such a one acknowledges from then on says nothing against it.
     admitted: Mutex<BTreeSet<(u64, u64)>>,
+    /// What other members have against this node, by their names.
+    refusals: Mutex<BTreeMap<String, Error>>,
+    /// Whether the cluster's first entry is known to have been applied.
+    founded: AtomicBool,
+    /// Whether that entry is being proposed.
+    pub declaring: AtomicBool,
     /// Nodes whose sighting is being noted.
     pub noting: Mutex<BTreeSet<(String, u64)>>,
     /// Why this node's part has ended.
@@ -166,6 +183,9 @@ impl Core {
             acknowledged: Mutex::default(),
             // What this opening itself adds to the log says nothing against it either.
             admitted: Mutex::new(BTreeSet::from([(number_of(options.disk), sighting.boot)])),
+            refusals: Mutex::default(),
+            founded: AtomicBool::new(false),
+            declaring: AtomicBool::new(false),
             noting: Mutex::default(),
             ended: watch::Sender::new(None),
             incoming: tokio::sync::Mutex::default(),
@@ -189,6 +209,20 @@ impl Core {
             (_, Some(leader)) if leader != self.number => Role::Follower { leader },
             _ => Role::Lost,
         }
+    }
+
+    /// Whether the cluster's first entry has been applied here: before it nothing else is proposed.
+    pub fn is_founded(&self) -> bool {
+        if !self.founded.load(Relaxed) {
+            let lineage = self.shared.live().state.roster.lineage();
+            if lineage == 0 {
+                return false;
+            }
+            self.founded.store(true, Relaxed);
+            self.transport.founded(lineage);
+            self.shared.observer.founded(lineage);
+        }
+        true
     }
 
     /// The member of this number.
@@ -225,18 +259,51 @@ impl Core {
         let bytes = self.transport.call(&to.name, &to.address, lane, body, timeout).await?;
         let (sender, answer) = wire::answered(bytes)?;
         self.admit(&sender)?;
-        let answer = self.refused_by(answer)?;
-        Ok((sender, answer))
-    }
-
-    /// What a peer says against this node itself ends it.
-    fn refused_by(self: &Arc<Core>, answer: Answer) -> Result<Answer> {
-        let Answer::Failed(failure) = answer else { return Ok(answer) };
+        let Answer::Failed(failure) = answer else {
+            self.refusals().remove(&sender.name);
+            return Ok((sender, answer));
+        };
         let error = Error::from(failure);
         if matches!(error.status(), Status::DataForeign | Status::DataLost | Status::DataLocked) {
-            self.end(&error);
+            self.refused_by(&sender, &error);
         }
         Err(error)
+    }
+
+    /// A peer will not have this node. It may be the one that is wrong: what the leader says ends this node, or what most of the
+    /// others say.
+    pub fn refused_by(self: &Arc<Core>, by: &Sender, why: &Error) {
+        let mut refusals = self.refusals();
+        refusals.insert(by.name.clone(), why.clone());
+        let refusing = refusals.len();
+        drop(refusals);
+        let leader = self.role() == Role::Follower { leader: number_of(by.sighting.disk) };
+        if leader || refusing * 2 > self.others() {
+            self.end(why);
+        }
+    }
+
+    /// How many others there are whose word counts.
+    fn others(&self) -> usize {
+        let members = self.raft().map_or(0, |raft| {
+            let metrics = raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().voter_ids().count()
+        });
+        match (members, self.options.founders.len()) {
+            (0, 0) => self.options.seeds.len(),
+            (0, founders) => founders - 1,
+            (members, _) => members - 1,
+        }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<String, Error>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What other members have against this node, by their names.
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        self.refusals().iter().map(|(name, why)| (name.clone(), why.message().to_owned())).collect()
     }
 
     /// Whether this sender may be listened to. A leader sees to it that its sighting is remembered.
@@ -271,7 +338,7 @@ impl Core {
     }
 
     /// What followers have acknowledged, as far as this leader of this term knows.
-    fn acknowledged(&self, term: u64) -> BTreeMap<u64, u64> {
+    pub fn acknowledged(&self, term: u64) -> BTreeMap<u64, u64> {
         let mut kept = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.0 != term {
             *kept = (term, BTreeMap::new());

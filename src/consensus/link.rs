@@ -56,6 +56,8 @@ pub struct Introduction {
     pub disk: u128,
     /// A random number of this opening.
     pub boot: u128,
+    /// What tells its cluster from others of its name; 0 when it does not know that yet.
+    pub lineage: u128,
 }
 
 /// The way to the other members by [`crate::net`].
@@ -87,7 +89,7 @@ impl Links {
             protocol: net::PROTOCOL,
             protocol_min: net::PROTOCOL_MIN,
             cluster: who.cluster,
-            lineage: 0,
+            lineage: who.lineage,
             party: Party::node(&who.name),
             role: Role::Member,
             disk: who.disk,
@@ -122,6 +124,10 @@ impl Links {
 }
 
 impl Transport for Links {
+    fn founded(&self, lineage: u128) {
+        self.net.set_lineage(lineage);
+    }
+
     fn call(&self, name: &str, address: &str, lane: Lane, body: Vec<u8>, timeout: Duration) -> Call {
         let peer = self.peer(name, address);
         Box::pin(async move {

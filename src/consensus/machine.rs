@@ -25,6 +25,11 @@ pub trait Observer: Send + Sync {
     /// What happened in the entries just applied, in order. Every member is told of everything.
     fn events(&self, events: &mut Vec<Event>);
 
+    /// What tells the cluster from others of its name has become known. Called at least once before anything else is applied.
+    fn founded(&self, lineage: u128) {
+        let _ = lineage;
+    }
+
     /// This node skipped part of the log by taking a snapshot: events are missing. `start` says where a watch goes on.
     fn skipped(&self, start: &dyn Fn(&Pattern) -> WatchStart);
 

@@ -32,4 +32,15 @@ pub use link::{Introduction, Links};
 pub use machine::Observer;
 pub use node::{Consensus, MemberStatus, Parts, Status};
 pub use queue::{Bounds, Done};
+pub use roster::token_digest;
 pub use wire::Lane;
+
+/// As how important a log record is to be taken. What the library below says of its own workings, each election and each heartbeat
+/// that did not arrive, is for those who look for a fault in it.
+pub fn record_level(metadata: &tracing::Metadata<'_>) -> tracing::Level {
+    match *metadata.level() {
+        tracing::Level::ERROR if metadata.target().starts_with("openraft") => tracing::Level::INFO,
+        _ if metadata.target().starts_with("openraft") => tracing::Level::TRACE,
+        level => level,
+    }
+}

@@ -1,5 +1,6 @@
 //! One member, from its opening to its end.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -61,6 +62,10 @@ pub struct Status {
     pub pending: (usize, usize),
     /// The members.
     pub members: Vec<MemberStatus>,
+    /// What other members have against this one, by their names.
+    pub refused: BTreeMap<String, String>,
+    /// For each node, one more than the index of the last entry that the cluster remembers it to have.
+    pub marked: BTreeMap<String, u64>,
     /// Why this member's part has ended, if it has.
     pub ended: Option<Error>,
 }
@@ -136,6 +141,7 @@ impl Running {
         drop(tokio::spawn(super::pump::run(core.clone())));
         drop(tokio::spawn(members::introduce(core.clone())));
         drop(tokio::spawn(members::found(core.clone())));
+        drop(tokio::spawn(members::mark(core.clone())));
         if !core.raft()?.is_initialized().await.map_err(serve::fatal)? {
             drop(tokio::spawn(members::join(core.clone())));
         }
@@ -189,6 +195,7 @@ async fn watch(core: Arc<Core>) {
     let mut metrics = raft.metrics();
     let mut ended = core.ended();
     loop {
+        core.is_founded();
         let (failed, alone) = {
             let metrics = metrics.borrow_watched();
             let members = metrics.membership_config.membership();
@@ -316,6 +323,15 @@ impl Consensus {
         self.run(members::order(self.core.clone(), Order::Transfer { to: to.map(str::to_owned) }))
     }
 
+    /// Lets a node of this name in, once, when it shows what this is the digest of.
+    ///
+    /// # Errors
+    /// [`Code::Limit`] when too many tokens are good at once; [`Code::Unavailable`].
+    pub fn make_token(&self, hash: [u8; 32], node: &str, ttl: Duration) -> Result<()> {
+        let order = Order::MakeToken { hash, node: node.to_owned(), ttl_ms: ttl.as_millis() as u64 };
+        self.run(members::order(self.core.clone(), order))
+    }
+
     /// Where this member stands.
     pub fn status(&self) -> Status {
         status(&self.core)
@@ -383,9 +399,12 @@ pub(super) async fn linearize(core: &Arc<Core>) -> Result<()> {
 pub(super) fn status(core: &Core) -> Status {
     let pending = core.queue.counts();
     let ended = core.ended().borrow().clone();
-    let applied_end = core.shared.live().state.applied.map_or(0, |p| p.index + 1);
+    let live = core.shared.live();
+    let (applied_end, marked) = (live.state.applied.map_or(0, |p| p.index + 1), live.state.roster.marks());
+    drop(live);
+    let (members, refused) = (Vec::new(), core.refused());
     let mut status =
-        Status { leader: None, leads: false, term: 0, log_end: 0, applied_end, purged_end: 0, pending, members: Vec::new(), ended };
+        Status { leader: None, leads: false, term: 0, log_end: 0, applied_end, purged_end: 0, pending, members, refused, marked, ended };
     let Some(raft) = core.raft.get() else { return status };
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();

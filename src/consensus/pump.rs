@@ -42,6 +42,7 @@ pub(super) async fn run(core: Arc<Core>) {
         let (role, held) = (core.role(), core.queue.held());
         let mut wake = late.unwrap_or_else(|| now() + Duration::from_secs(3600));
         match role {
+            Role::Leader { .. } if !core.is_founded() => super::members::declare(&core),
             _ if held.is_some() => wake = held.map_or(wake, |h| wake.min(h)),
             Role::Leader { term } => {
                 if core.queue.under_way() < DEPTH
@@ -84,8 +85,9 @@ pub(super) async fn run(core: Arc<Core>) {
 /// After what time the ledger's clock must be moved; `None` while nothing can run out.
 fn tick_due(core: &Core, last_ticks: u64) -> Option<Duration> {
     let live = core.shared.live();
-    let due = live.state.ledger.next_deadline()?;
     let clock = live.state.ledger.clock_ms();
+    let token = live.state.roster.next_deadline().filter(|at| *at > clock);
+    let due = live.state.ledger.next_deadline().into_iter().chain(token).min()?;
     drop(live);
     let passed = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).ticks_ms().saturating_sub(last_ticks);
     Some(Duration::from_millis(due.saturating_sub(clock).min(TICK_MAX_MS).saturating_sub(passed)))

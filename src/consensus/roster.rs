@@ -65,20 +65,74 @@ impl Refused {
     }
 }
 
+/// Most join tokens that are good at once.
+pub(super) const TOKENS_MAX: usize = 1024;
+
+/// What is remembered and shown of a join token: it itself is known to nobody but those who carry it.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    bytes
+}
+
+/// A join token, known by its digest only.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct JoinToken {
+    node: String,
+    /// By the ledger's clock.
+    expires_ms: u64,
+    /// The disk that it let in.
+    used_by: Option<u128>,
+}
+
 /// What the cluster remembers of its nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Roster {
     known: BTreeMap<String, Sighting>,
     retired: BTreeSet<u128>,
+    lineage: u128,
+    tokens_required: bool,
+    tokens: BTreeMap<[u8; 32], JoinToken>,
 }
 
 impl Roster {
-    pub fn apply(&mut self, note: Note) {
+    /// `clock_ms` is the ledger's.
+    pub fn apply(&mut self, note: Note, clock_ms: u64) {
         match note {
-            Note::Seen { name, sighting } => {
-                let newer = self.known.get(&name).is_none_or(|k| k.disk == sighting.disk && k.opens < sighting.opens);
+            Note::Seen { name, mut sighting } => {
+                let known = self.known.get(&name);
+                let newer = known.is_none_or(|k| k.disk == sighting.disk && k.opens < sighting.opens);
                 if newer && !self.retired.contains(&sighting.disk) {
+                    sighting.settled = sighting.settled.max(known.map_or(0, |k| k.settled));
                     self.known.insert(name, sighting);
+                }
+            }
+            Note::Founded { lineage, tokens, .. } if self.lineage == 0 => {
+                self.lineage = lineage;
+                self.tokens_required = tokens;
+            }
+            Note::Founded { .. } => {}
+            Note::TokenMade { hash, node, ttl_ms } => {
+                self.tokens.retain(|_, t| t.expires_ms > clock_ms);
+                if self.tokens.len() < TOKENS_MAX {
+                    self.tokens.insert(hash, JoinToken { node, expires_ms: clock_ms.saturating_add(ttl_ms), used_by: None });
+                }
+            }
+            Note::TokenShown { hash, node, disk } => {
+                if let Some(token) = self.tokens.get_mut(&hash)
+                    && token.node == node
+                    && token.used_by.is_none()
+                    && token.expires_ms > clock_ms
+                {
+                    token.used_by = Some(disk);
+                }
+            }
+            Note::Marked { ends } => {
+                for (name, disk, end) in ends {
+                    if let Some(known) = self.known.get_mut(&name).filter(|k| k.disk == disk) {
+                        known.settled = known.settled.max(end);
+                    }
                 }
             }
             Note::Retired { name, disk } => {
@@ -119,6 +173,46 @@ impl Roster {
         self.known.get(name).is_some_and(|k| k.disk == s.disk && k.opens >= s.opens)
     }
 
+    /// What tells this cluster from others of its name; 0 before it is founded.
+    pub fn lineage(&self) -> u128 {
+        self.lineage
+    }
+
+    /// Whether a node that comes in shows a token.
+    pub fn tokens_required(&self) -> bool {
+        self.tokens_required
+    }
+
+    /// Whether there is such a token.
+    pub fn has_token(&self, hash: &[u8; 32]) -> bool {
+        self.tokens.contains_key(hash)
+    }
+
+    /// Whether this token has let this disk in.
+    pub fn was_let_in(&self, hash: &[u8; 32], disk: u128) -> bool {
+        self.tokens.get(hash).is_some_and(|t| t.used_by == Some(disk))
+    }
+
+    /// When the next token that nobody has shown yet runs out, by the ledger's clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.tokens.values().filter(|t| t.used_by.is_none()).map(|t| t.expires_ms).min()
+    }
+
+    /// For each node, one more than the index of the last entry that it is known to have on disk, whoever leads.
+    pub fn marks(&self) -> BTreeMap<String, u64> {
+        self.known.iter().map(|(name, k)| (name.clone(), k.settled)).collect()
+    }
+
+    /// The disk with which the cluster knows this node, member or not.
+    pub fn disk_of(&self, name: &str) -> Option<u128> {
+        self.known.get(name).map(|k| k.disk)
+    }
+
+    /// What this node is known to have on disk at least: one more than an index.
+    pub fn settled(&self, name: &str, disk: u128) -> Option<u64> {
+        self.known.get(name).filter(|k| k.disk == disk).map(|k| k.settled)
+    }
+
     /// Whether this disk was taken out of the cluster.
     pub fn is_retired(&self, disk: u128) -> bool {
         self.retired.contains(&disk)
@@ -134,7 +228,7 @@ mod tests {
         let mut roster = Roster::default();
         let first = Sighting { disk: 1, opens: 3, boot: 100, log_end: 50, settled: 40 };
         assert_eq!(roster.check("a", &first, 0), Ok(()));
-        roster.apply(Note::Seen { name: "a".into(), sighting: first });
+        roster.apply(Note::Seen { name: "a".into(), sighting: first }, 0);
         let cases = [
             ("the same process", first, 90, Ok(())),
             ("a restart", Sighting { opens: 4, boot: 101, log_end: 90, ..first }, 90, Ok(())),
@@ -158,10 +252,10 @@ mod tests {
         for (what, sighting, acknowledged, want) in cases {
             assert_eq!(roster.check("a", &sighting, acknowledged), want, "{what}");
         }
-        roster.apply(Note::Retired { name: "a".into(), disk: 1 });
+        roster.apply(Note::Retired { name: "a".into(), disk: 1 }, 0);
         assert_eq!(roster.check("a", &first, 0), Err(Refused::Removed));
         assert_eq!(roster.check("a", &Sighting { disk: 2, ..first }, 0), Ok(()), "the name may be used again");
-        roster.apply(Note::Seen { name: "a".into(), sighting: first });
+        roster.apply(Note::Seen { name: "a".into(), sighting: first }, 0);
         assert_eq!(roster.check("b", &first, 0), Err(Refused::Removed), "a disk does not come back under another name");
     }
 
@@ -169,8 +263,8 @@ mod tests {
     fn an_older_sighting_changes_nothing() {
         let mut roster = Roster::default();
         let new = Sighting { disk: 1, opens: 3, boot: 100, log_end: 50, settled: 40 };
-        roster.apply(Note::Seen { name: "a".into(), sighting: new });
-        roster.apply(Note::Seen { name: "a".into(), sighting: Sighting { opens: 2, boot: 9, ..new } });
+        roster.apply(Note::Seen { name: "a".into(), sighting: new }, 0);
+        roster.apply(Note::Seen { name: "a".into(), sighting: Sighting { opens: 2, boot: 9, ..new } }, 0);
         assert!(roster.has("a", &new) && roster.check("a", &new, 0).is_ok());
     }
 }

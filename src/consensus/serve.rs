@@ -118,8 +118,8 @@ async fn answer(core: &Arc<Core>, sender: &Sender, ask: Ask, records: Vec<Bytes>
             }
             Answer::Probed { founded, member: core.member(wire::number_of(sender.sighting.disk)).is_some() }
         }
-        Ask::Join => match core.role() {
-            Role::Leader { .. } => done(members::admit_member(core, sender.member()).await),
+        Ask::Join { token } => match core.role() {
+            Role::Leader { .. } if core.is_founded() => done(members::admit_member(core, sender.member(), token).await),
             _ => not_leader(core),
         },
         Ask::Order(order) => match core.role() {

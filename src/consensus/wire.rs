@@ -90,8 +90,10 @@ pub(super) enum Ask {
     ReadIndex,
     /// Who are you?
     Probe,
-    /// The sender wants to be a voter.
-    Join,
+    /// The sender wants to be a voter. It shows the digest of its token, if it has one.
+    Join {
+        token: Option<[u8; 32]>,
+    },
     /// For operators.
     Order(Order),
 }
@@ -99,8 +101,18 @@ pub(super) enum Ask {
 /// What an operator wants of the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Order {
-    Remove { name: String },
-    Transfer { to: Option<String> },
+    Remove {
+        name: String,
+    },
+    Transfer {
+        to: Option<String>,
+    },
+    /// Let a node of this name in once.
+    MakeToken {
+        hash: [u8; 32],
+        node: String,
+        ttl_ms: u64,
+    },
 }
 
 /// An operation's answer.

@@ -14,7 +14,7 @@ use crate::ledger::{
 };
 use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
-use crate::store::{DataDir, Owner, RedbState, Wal};
+use crate::store::{DataDir, Owner, RedbState, StateStore, Wal};
 
 use super::delivery::Delivery;
 use super::{Completion, EventSink, Local, OpId, Watch};
@@ -26,6 +26,9 @@ const SNAPSHOT_AFTER: u64 = 8 << 20;
 const SETTLE: Duration = Duration::from_millis(400);
 /// Most releases that are looked at in one go.
 const SETTLE_AT_ONCE: usize = 4096;
+
+/// Under which name the cluster's identity is kept in the data directory.
+const LINEAGE: &str = "cluster.lineage";
 
 /// What a member is told when it is opened.
 pub struct RaftOptions {
@@ -45,6 +48,10 @@ pub struct RaftOptions {
     pub founders: Vec<(String, String)>,
     /// Addresses of members that a new node asks to be let in.
     pub seeds: Vec<String>,
+    /// What it shows to be let in.
+    pub join_token: Option<String>,
+    /// Whether a cluster that it founds lets nodes in by tokens only.
+    pub tokens_required: bool,
     /// How its messages are protected.
     pub security: Security,
     /// The ledger's parameters, the same on all founders.
@@ -62,6 +69,7 @@ pub struct RaftOptions {
 /// What is shared with the consensus thread.
 struct Front {
     delivery: Delivery,
+    state: Arc<RedbState>,
     ended: Mutex<Option<Error>>,
     /// Grants whose release was answered, perhaps before it was durable, and when to look whether they are gone.
     released: Mutex<ToLookAt>,
@@ -97,6 +105,18 @@ impl Observer for Front {
     fn events(&self, events: &mut Vec<Event>) {
         self.delivery.post(std::mem::take(events));
         self.delivery.deliver();
+    }
+
+    fn founded(&self, lineage: u128) {
+        // Kept besides the log, which says so only once a majority is there: two clusters of one name shall not meet meanwhile.
+        let known = lineage.to_le_bytes();
+        let kept = match self.state.get_meta(LINEAGE) {
+            Ok(Some(before)) if before == known => Ok(()),
+            _ => self.state.put_meta(LINEAGE, &known),
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "the cluster's identity is not kept in the data directory");
+        }
     }
 
     fn skipped(&self, start: &dyn Fn(&Pattern) -> WatchStart) {
@@ -217,12 +237,18 @@ impl RaftEngine {
         }
         let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
         let kept = state.clone();
-        let front = Arc::new(Front { delivery: Delivery::new(sink), ended: Mutex::default(), released: Mutex::default() });
+        let front = Front { delivery: Delivery::new(sink), state: state.clone(), ended: Mutex::default(), released: Mutex::default() };
+        let front = Arc::new(front);
+        let lineage = match state.get_meta(LINEAGE)?.map(<[u8; 16]>::try_from) {
+            None => 0,
+            Some(Ok(bytes)) => u128::from_le_bytes(bytes),
+            Some(Err(_)) => return Err(Error::new(Status::DataCorrupt, "the cluster's identity kept in the data directory is no number")),
+        };
         let (cluster, links) = (options.cluster.clone(), Arc::new(OnceLock::new()));
         let opened = links.clone();
         let (boot, timeout, observer) = (rng.next_u128() | 1, options.timeout, front.clone());
         let consensus = Consensus::open(move || async move {
-            let who = Introduction { cluster: options.cluster, name: options.node.clone(), disk: identity.disk_id, boot };
+            let who = Introduction { cluster: options.cluster, name: options.node.clone(), disk: identity.disk_id, boot, lineage };
             let transport = Arc::new(crate::net::Tcp(crate::net::TcpOptions::default()));
             let server = Server::default();
             let links = Links::open(who, &options.listen, transport, options.security, Box::new(SystemRng::new()?), server.clone());
@@ -238,6 +264,8 @@ impl RaftEngine {
                 boot: boot as u64,
                 founders: options.founders,
                 seeds: options.seeds,
+                join_token: options.join_token.as_deref().map(consensus::token_digest),
+                tokens_required: options.tokens_required,
                 params: options.params,
                 timing: options.timing,
                 timeout: options.timeout,

@@ -45,6 +45,8 @@ impl Place {
             advertise: String::new(),
             founders: self.founders.clone(),
             seeds: Vec::new(),
+            join_token: None,
+            tokens_required: false,
             security: Security::Loopback,
             params: Params::default(),
             timing: Timing {

@@ -24,6 +24,7 @@ use super::inject;
 use super::types::{tenure_bytes, tenure_error, tenure_log_fn, tenure_log_level};
 use crate::base::{Error, Result, Status, process};
 use crate::node;
+use crate::node::record_level;
 
 /// Lines that may wait.
 const WAITING_MAX: usize = 1024;
@@ -242,7 +243,7 @@ impl Subscriber for Forward {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && number(metadata.level()) <= Forward::level()
+        metadata.is_event() && number(&record_level(metadata)) <= Forward::level()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -256,7 +257,7 @@ impl Subscriber for Forward {
         event.record(&mut text);
         let metadata = event.metadata();
         let text = text.message + &text.fields;
-        push(Line { level: number(metadata.level()), target: metadata.target(), text: text.replace('\n', " ") });
+        push(Line { level: number(&record_level(metadata)), target: metadata.target(), text: text.replace('\n', " ") });
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -11,6 +11,7 @@
 
 mod args;
 mod asynchronous;
+mod cluster;
 mod config;
 mod error;
 mod event;

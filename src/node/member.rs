@@ -185,6 +185,11 @@ pub(super) fn options(config: &Config, named: Option<&NodeId>, params: Params, c
         check_plain("seeds", seeds.iter().map(String::as_str))?;
         check_plain("advertise", Some(advertise.as_str()).filter(|a| !a.is_empty()))?;
     }
+    let tokens_required = match config.get("join_tokens")? {
+        "auto" => !matches!(security, Security::Loopback),
+        choice => choice == "required",
+    };
+    let join_token = Some(config.get("join_token")?).filter(|t| !t.is_empty()).map(str::to_owned);
     Ok(RaftOptions {
         data_dir: Path::new(data_dir).to_owned(),
         create: config.flag("data_dir_create")?,
@@ -194,6 +199,8 @@ pub(super) fn options(config: &Config, named: Option<&NodeId>, params: Params, c
         advertise,
         founders,
         seeds,
+        join_token,
+        tokens_required,
         security,
         params,
         timing,

@@ -5,6 +5,7 @@
 
 mod answer;
 mod assemble;
+mod cluster;
 mod core;
 mod delivery;
 mod election;
@@ -27,7 +28,9 @@ mod verbs;
 mod wake;
 mod watch;
 
+pub use crate::consensus::record_level;
 pub use crate::ledger::WHY_MAX;
+pub use cluster::{JOIN_TOKEN_TTL_MAX, JOIN_TOKEN_TTL_MIN};
 pub use delivery::{Listener, in_callback};
 pub use election::{Election, Leader, Leadership};
 pub use event::{Event, LossReason};

@@ -1,5 +1,7 @@
 //! What a node says of itself.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::core::Core;
@@ -95,6 +97,10 @@ pub struct ClusterStatus {
     pub log: LogStatus,
     /// Operations on their way.
     pub pending: PendingStatus,
+    /// What other members have against this one, by their names: empty is what you want.
+    pub refused: BTreeMap<String, String>,
+    /// For each node, index after the last entry that the cluster remembers it to have on disk: one that comes back with less is refused.
+    pub marked: BTreeMap<String, u64>,
     /// The network: `security` is `tls`, `loopback`, or the weaker mode `insecure`.
     pub net: Option<NetStatus>,
 }
@@ -121,6 +127,8 @@ pub(super) fn cluster(id: &str, engine: &RaftEngine) -> ClusterStatus {
         members,
         log: LogStatus { end: status.log_end, applied_end: status.applied_end, purged_end: status.purged_end },
         pending: PendingStatus { waiting: status.pending.0, under_way: status.pending.1 },
+        refused: status.refused,
+        marked: status.marked,
         net: engine.net(),
     }
 }

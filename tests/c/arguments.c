@@ -307,6 +307,21 @@ static void nodes(void) {
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_event_fd(n, &o.fd, err));
   REFUSED(TENURE_MISUSE, tenure_node_event_fd(node, &o.fd, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_event_fd(node, NULL, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_wait_ready(n, 1, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_members(n, o.buf, sizeof o.buf, &o.needed, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_members(node, o.buf, sizeof o.buf, NULL, err));
+  REFUSED(TENURE_MISUSE, tenure_node_members(node, o.buf, sizeof o.buf, &o.needed, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_transfer_leader(n, empty, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_transfer_leader(node, huge, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_transfer_leader(node, not_utf8, err));
+  REFUSED(TENURE_MISUSE, tenure_node_transfer_leader(node, empty, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_remove_member(n, text("b"), err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_remove_member(node, null_with_length, err));
+  REFUSED(TENURE_MISUSE, tenure_node_remove_member(node, text("b"), err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_join_token(n, text("b"), 60000, o.buf, sizeof o.buf, &o.needed, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_join_token(node, huge, 60000, o.buf, sizeof o.buf, &o.needed, err));
+  REFUSED(TENURE_BUFFER_TOO_SMALL, tenure_node_join_token(node, text("b"), 60000, o.buf, 64, &o.needed, err));
+  REFUSED(TENURE_MISUSE, tenure_node_join_token(node, text("b"), 60000, o.buf, sizeof o.buf, &o.needed, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_dispatch(n, 1, &o.needed, err));
   REFUSED(TENURE_MISUSE, tenure_node_dispatch(node, 1, &o.needed, err));
   /* Too small a buffer says how large it must be and writes nothing else. */

@@ -108,6 +108,11 @@ int main(void) {
   POISONS(tenure_node_subscribe(node, on_event, &calls, &number, err));
   POISONS(tenure_node_unsubscribe(node, 1, err));
   POISONS(tenure_node_event_fd(node, &fd, err));
+  POISONS(tenure_node_wait_ready(node, 0, err));
+  POISONS(tenure_node_members(node, buf, sizeof buf, &needed, err));
+  POISONS(tenure_node_transfer_leader(node, empty, err));
+  POISONS(tenure_node_remove_member(node, key, err));
+  POISONS(tenure_node_join_token(node, key, 60000, buf, sizeof buf, &needed, err));
   POISONS(tenure_node_dispatch(node, 1, &needed, err));
   POISONS(tenure_session_open(node, text("s"), 10000, &s, err));
   POISONS(tenure_session_close(session, err));

@@ -70,6 +70,7 @@ class Member:
     def __init__(self, settings: dict[str, Any], log: Path, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
         self.settings = settings
         self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, str(_PROGRAM), json.dumps(settings)],
@@ -254,9 +255,11 @@ class Cluster:
         assert not old.alive, "it still runs"
         given = {**old.settings, **settings}
         self.members[i] = Member({k: v for k, v in given.items() if v is not None}, old.log)
-        self.members[i].opened.result(LIMIT)
         if wait:
+            self.members[i].opened.result(LIMIT)
             self.members[i].wait_ready(LIMIT)
+        else:
+            self.members[i].opened.exception(LIMIT)
         return self.members[i]
 
     def converged(self) -> None:

@@ -6,6 +6,7 @@ Answer: ``{"n": 1, "value": ...}`` or ``{"n": 1, "error": "UnavailableError", "m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -88,7 +89,8 @@ def main() -> None:
     say({"n": 0, "value": node.node_id})
     for line in sys.stdin:
         threading.Thread(target=answer, args=(calls, json.loads(line)), daemon=True).start()
-    node.close()
+    with contextlib.suppress(tenure.LockTimeout):
+        node.close()
 
 
 if __name__ == "__main__":

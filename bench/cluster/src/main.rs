@@ -108,6 +108,8 @@ fn member(args: &[String]) -> Result<(), Failure> {
         advertise: String::new(),
         founders,
         seeds: Vec::new(),
+        join_token: None,
+        tokens_required: false,
         security: Security::Loopback,
         params: Params::default(),
         timing: if tuned == "tuned" { Timing::tuned() } else { Timing::default() },

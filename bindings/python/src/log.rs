@@ -40,7 +40,7 @@ struct Bridge;
 
 impl Subscriber for Bridge {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        number(*metadata.level()) >= LEVEL.load(Relaxed)
+        number(tenure::node::record_level(metadata)) >= LEVEL.load(Relaxed)
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -55,7 +55,7 @@ impl Subscriber for Bridge {
         let mut text = Text::default();
         event.record(&mut text);
         let target = event.metadata().target().replace("::", ".");
-        inbox::push(Item::Log { level: number(*event.metadata().level()), target, text: text.message + &text.fields });
+        inbox::push(Item::Log { level: number(tenure::node::record_level(event.metadata())), target, text: text.message + &text.fields });
     }
 
     fn enter(&self, _: &span::Id) {}

@@ -95,6 +95,28 @@ impl Node {
         self.call(py, |n| n.wait_ready(timeout))
     }
 
+    /// The members of the cluster, as JSON.
+    fn members(&self, py: Python<'_>) -> PyResult<String> {
+        let members = self.call(py, |n| n.members())?;
+        crate::json(py, &members)
+    }
+
+    /// Hands the leadership over.
+    fn transfer_leader(&self, py: Python<'_>, to: Option<String>) -> PyResult<()> {
+        self.call(py, |n| n.transfer_leader(to.as_deref()))
+    }
+
+    /// Takes a member out for good.
+    fn remove_member(&self, py: Python<'_>, name: String) -> PyResult<()> {
+        self.call(py, |n| n.remove_member(&name))
+    }
+
+    /// Makes a join token.
+    fn join_token_create(&self, py: Python<'_>, node_id: String, ttl: &Bound<'_, PyAny>) -> PyResult<String> {
+        let ttl = args::duration("ttl", ttl)?;
+        self.call(py, |n| n.join_token_create(&node_id, ttl))
+    }
+
     /// Opens another session.
     fn open_session(&self, py: Python<'_>, name: &Bound<'_, PyAny>, ttl: &Bound<'_, PyAny>) -> PyResult<Session> {
         let (name, ttl) = (args::utf8("name", name)?, args::duration("ttl", ttl)?);

@@ -251,6 +251,8 @@ impl Rig {
             boot,
             founders,
             seeds,
+            join_token: None,
+            tokens_required: false,
             params: Params::default(),
             timing: Timing::default(),
             timeout: self.timeout,
