@@ -21,8 +21,9 @@ use crate::ledger::{Entry, Op, Request};
 const DEPTH: usize = 2;
 /// Batches that may be on their way to the leader at once.
 const FORWARD_DEPTH: usize = 4;
-/// The clock is moved at least this often while something can run out.
-const TICK_MAX_MS: u64 = 500;
+/// The clock is moved each time that a quarter of what is left until something can run out has passed, but no more and no less
+/// often than this: what has passed since it was last moved is lost when the leader changes.
+const TICK_MS: std::ops::RangeInclusive<u64> = 50..=500;
 
 fn tick() -> Request {
     Request { session: SessionId(0), seq: 0, op: Op::Tick }
@@ -33,7 +34,6 @@ pub(super) async fn run(core: Arc<Core>) {
     let Ok(raft) = core.raft() else { return };
     let mut roles = raft.server_metrics();
     let mut ended = core.ended();
-    let mut last_ticks = 0;
     loop {
         if ended.borrow_and_update().is_some() {
             return;
@@ -48,12 +48,12 @@ pub(super) async fn run(core: Arc<Core>) {
                 if core.queue.under_way() < DEPTH
                     && let Some(batch) = core.queue.take()
                 {
-                    last_ticks = propose(&core, batch, term).await;
+                    propose(&core, batch, term).await;
                     continue;
                 }
-                if let Some(after) = tick_due(&core, last_ticks) {
+                if let Some(after) = tick_due(&core, term) {
                     if after.is_zero() && core.queue.under_way() == 0 {
-                        last_ticks = propose(&core, Batch::of(tick()), term).await;
+                        propose(&core, Batch::of(tick()), term).await;
                         continue;
                     }
                     if !after.is_zero() {
@@ -83,18 +83,24 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 /// After what time the ledger's clock must be moved; `None` while nothing can run out.
-fn tick_due(core: &Core, last_ticks: u64) -> Option<Duration> {
+fn tick_due(core: &Core, term: u64) -> Option<Duration> {
     let live = core.shared.live();
     let clock = live.state.ledger.clock_ms();
     let token = live.state.roster.next_deadline().filter(|at| *at > clock);
-    let due = live.state.ledger.next_deadline().into_iter().chain(token).min()?;
+    let left = live.state.ledger.next_deadline().into_iter().chain(token).min()?.saturating_sub(clock);
+    let anchor = live.state.ledger.anchor();
     drop(live);
-    let passed = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).ticks_ms().saturating_sub(last_ticks);
-    Some(Duration::from_millis(due.saturating_sub(clock).min(TICK_MAX_MS).saturating_sub(passed)))
+    if (anchor.term, anchor.boot) != (term, core.options.boot) {
+        // Time does not pass before the first stamp of a term is applied.
+        return Some(Duration::ZERO);
+    }
+    let step = left.min((left / 4).clamp(*TICK_MS.start(), *TICK_MS.end()));
+    let passed = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).ticks_ms().saturating_sub(anchor.ticks_ms);
+    Some(Duration::from_millis(step.saturating_sub(passed)))
 }
 
-/// Makes one entry of a batch. Answers the stamp's reading.
-async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
+/// Makes one entry of a batch.
+async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) {
     let stamp = core.stamper.lock().unwrap_or_else(PoisonError::into_inner).stamp(term);
     let entry = Entry { stamp, ops: std::mem::take(&mut batch.requests) };
     let encoded = change::operations(&entry);
@@ -102,8 +108,7 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
     let bytes = match encoded {
         Ok(bytes) => bytes,
         Err(error) => {
-            batch.fail(&error);
-            return stamp.ticks_ms;
+            return batch.fail(&error);
         }
     };
     {
@@ -133,7 +138,6 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) -> u64 {
     if let Err(error) = sent {
         core.end(&error);
     }
-    stamp.ticks_ms
 }
 
 async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>, early: Vec<bool>) {

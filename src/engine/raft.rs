@@ -183,6 +183,15 @@ fn look_at(front: &Arc<Front>, consensus: &Weak<Consensus>, time: Instant) {
     }
 }
 
+#[cfg(test)]
+impl RaftEngine {
+    /// As if a release of this grant had been answered and then lost.
+    pub(super) fn forget_release(&self, session: SessionId, key: &Key, token: Token) {
+        let released = Released { look: Instant::now(), session, key: key.clone(), token };
+        settle_later(&self.front, &Arc::downgrade(&self.consensus), released);
+    }
+}
+
 /// Looks at the releases whose time has come, and makes those again that were lost.
 fn settle(front: &Arc<Front>, consensus: &Weak<Consensus>) {
     let Some(running) = consensus.upgrade() else { return };

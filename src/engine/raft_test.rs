@@ -148,3 +148,19 @@ fn a_wiped_directory_is_not_made_anew() {
     std::fs::remove_dir_all(dir).unwrap();
     assert_eq!(place.open(0).unwrap_err().status(), Status::DataLost);
 }
+
+#[test]
+fn a_release_that_was_answered_and_lost_is_made_again() {
+    let place = Place::new(1);
+    let engine = place.open(0).unwrap();
+    let session = open_session(&engine);
+    let key = Key::new(b"k").unwrap();
+    let token = acquire(&engine, session, 1, "k");
+    let kept = acquire(&engine, session, 2, "kept");
+    engine.forget_release(session, &key, token);
+    eventually("it is free", || engine.lock(&key).unwrap().is_none());
+    assert_eq!(engine.lock(&Key::new(b"kept").unwrap()).unwrap().unwrap().holders[0].token, kept);
+    // By the usual way, of one member: answered, and then free.
+    engine.release(session, &Key::new(b"kept").unwrap(), kept).unwrap();
+    eventually("that one too", || engine.counts().unwrap().locks == 0);
+}

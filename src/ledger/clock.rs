@@ -26,6 +26,11 @@ impl ReplicatedClock {
         self.now
     }
 
+    /// The stamp from which the next one counts.
+    pub(super) fn anchor(&self) -> Stamp {
+        Stamp { term: self.term, boot: self.boot, ticks_ms: self.last_ticks }
+    }
+
     pub(super) fn clamped(&self) -> u64 {
         self.clamped
     }

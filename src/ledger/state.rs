@@ -6,7 +6,7 @@ use crate::base::codec::{Decode, Encode};
 use crate::base::{Key, SessionId, Token};
 
 use super::clock::ReplicatedClock;
-use super::command::{Entry, Event, Outcome};
+use super::command::{Entry, Event, Outcome, Stamp};
 use super::hub::{Cx, Hub, NEVER, Now};
 use super::orch;
 use super::params::Params;
@@ -124,6 +124,11 @@ impl Ledger {
     /// The ledger's clock, ms.
     pub fn clock_ms(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// The stamp from which the next one counts: time passes only between stamps of one process in one term.
+    pub fn anchor(&self) -> Stamp {
+        self.clock.anchor()
     }
 
     /// When something may run out next, on the ledger's clock: a lower bound. At or before [`Ledger::clock_ms`] when another tick is

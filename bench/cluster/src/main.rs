@@ -1,321 +1,175 @@
-//! Three members in three processes on this machine, and what they do in a second.
+//! Three members in three processes on this machine, beside three etcd and three ZooKeeper servers on the same directory.
 //!
-//! `tenure-bench-cluster [SECONDS [DIRECTORY]]` starts the members as children of itself and prints one JSON line a figure. A client
-//! is a chain of operations inside a member's process, each submitted by the answer of the one before: acquire, release, again.
+//! `tenure-bench-cluster cluster|failover DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
+//! and prints one JSON line a figure: medians of the rounds. It ends only what it has started.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+mod etcd;
+mod member;
+mod ours;
+mod servers;
+mod stats;
+mod zk;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tenure::base::{Key, NodeId, SessionId, SystemClock};
-use tenure::consensus::Timing;
-use tenure::engine::{EventSink, RaftEngine, RaftOptions};
-use tenure::ledger::{Event, Op, Outcome, Params, Request, Spec};
-use tenure::net::Security;
+use ours::{Kind, Members};
+use servers::{Etcd, Servers, Zookeeper};
+use stats::{Load, Medians};
 
-struct Silent;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Res<T> = Result<T, Failure>;
 
-impl EventSink for Silent {
-    fn event(&self, _: Event) {}
-    fn nearer_deadline(&self) {}
+/// An error that is nothing but its text.
+pub fn wrong(why: impl Into<String>) -> Failure {
+    why.into().into()
 }
 
-type Failure = Box<dyn std::error::Error>;
-
-fn main() -> Result<(), Failure> {
+fn main() -> Res<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.first().map(String::as_str) {
-        Some("member") => member(&args[1..]),
-        _ => measure(args.first().map_or(Ok(3.0), |s| s.parse())?, args.get(1).cloned()),
-    }
-}
-
-/// A chain of pairs.
-struct Client {
-    engine: Arc<RaftEngine>,
-    session: SessionId,
-    key: Key,
-    stop: Arc<AtomicBool>,
-    done: Arc<Shared>,
-    op_ns: Vec<u64>,
-    pairs: u64,
-}
-
-struct Shared {
-    left: AtomicUsize,
-    all: Mutex<(Vec<u64>, u64, u64)>,
-    tell: mpsc::Sender<()>,
-}
-
-impl Client {
-    fn acquire(mut self: Box<Client>) {
-        if self.stop.load(SeqCst) {
-            let mut all = self.done.all.lock().unwrap_or_else(|e| e.into_inner());
-            all.0.append(&mut self.op_ns);
-            all.1 += self.pairs;
-            drop(all);
-            if self.done.left.fetch_sub(1, SeqCst) == 1 {
-                // Nobody listens when the member was told to stop.
-                let _ = self.done.tell.send(());
-            }
-            return;
-        }
-        let op = Op::Acquire { key: self.key.clone(), spec: Spec::default(), wait_ms: None, req: 1 };
-        let request = Request { session: self.session, seq: 0, op };
-        let (engine, start) = (self.engine.clone(), Instant::now());
-        engine.submit(
-            &request,
-            Box::new(move |answer| {
-                self.op_ns.push(start.elapsed().as_nanos() as u64);
-                match answer {
-                    Ok(Outcome::Granted { token, .. }) => self.release(token),
-                    _ => {
-                        self.done.all.lock().unwrap_or_else(|e| e.into_inner()).2 += 1;
-                        self.acquire();
-                    }
-                }
-            }),
-        );
-    }
-
-    fn release(mut self: Box<Client>, token: tenure::base::Token) {
-        let request = Request { session: self.session, seq: 0, op: Op::Release { key: self.key.clone(), token } };
-        let (engine, start) = (self.engine.clone(), Instant::now());
-        engine.submit(
-            &request,
-            Box::new(move |_| {
-                self.op_ns.push(start.elapsed().as_nanos() as u64);
-                self.pairs += 1;
-                self.acquire();
-            }),
-        );
-    }
-}
-
-/// One member: does what its standard input says.
-fn member(args: &[String]) -> Result<(), Failure> {
-    let [name, listen, dir, founders, tuned] = args else { return Err("member NAME LISTEN DIR FOUNDERS default|tuned".into()) };
-    let founders = founders.split(',').filter_map(|f| f.split_once('=')).map(|(n, a)| (n.to_owned(), a.to_owned())).collect();
-    let options = RaftOptions {
-        data_dir: dir.into(),
-        create: true,
-        cluster: "bench".to_owned(),
-        node: NodeId::new(name)?,
-        listen: listen.clone(),
-        advertise: String::new(),
-        founders,
-        seeds: Vec::new(),
-        join_token: None,
-        tokens_required: false,
-        security: Security::Loopback,
-        params: Params::default(),
-        timing: if tuned == "tuned" { Timing::tuned() } else { Timing::default() },
-        timeout: Duration::from_secs(5),
-        segment_bytes: 16 << 20,
-        snapshot_bytes: 8 << 20,
-    };
-    let engine = Arc::new(RaftEngine::open(options, Arc::new(SystemClock), Arc::new(Silent))?);
-    let mut session = SessionId(0);
-    for line in std::io::stdin().lines() {
-        let line = line?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let answer = match words[..] {
-            ["status"] => {
-                let status = engine.status();
-                format!("{} {}", status.leads, status.leader.unwrap_or_default())
-            }
-            ["session"] => {
-                let op = Op::OpenSession { nonce: std::process::id().into(), name: name.clone(), ttl_ms: 600_000 };
-                match engine.execute(&Request { session: SessionId(0), seq: 0, op })? {
-                    Outcome::Session { id, .. } => session = id,
-                    other => return Err(format!("{other:?}").into()),
-                }
-                "ok".to_owned()
-            }
-            ["load", clients, seconds] => load(&engine, session, name, clients.parse()?, seconds.parse()?),
-            ["grant", key] => {
-                // Tried until it is granted, as somebody who waits for a new leader does.
-                let start = Instant::now();
-                loop {
-                    let outcome = engine.try_acquire(session, &Key::new(key.as_bytes())?, &Spec::default(), 7);
-                    if matches!(outcome, Ok(Outcome::Granted { .. })) {
-                        break;
-                    }
-                }
-                format!("{}", start.elapsed().as_micros())
-            }
-            ["cpu"] => cpu_us()?.to_string(),
-            _ => break,
-        };
-        println!("{answer}");
-        std::io::stdout().flush()?;
-    }
-    engine.close();
-    Ok(())
-}
-
-fn cpu_us() -> Result<u64, Failure> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks: u64 = fields.get(11..13).unwrap_or_default().iter().filter_map(|f| f.parse::<u64>().ok()).sum();
-    Ok(ticks * 10_000)
-}
-
-fn load(engine: &Arc<RaftEngine>, session: SessionId, name: &str, clients: usize, seconds: f64) -> String {
-    let (tell, told) = mpsc::channel();
-    let done = Arc::new(Shared { left: AtomicUsize::new(clients), all: Mutex::default(), tell });
-    let stop = Arc::new(AtomicBool::new(false));
-    let start = Instant::now();
-    for i in 0..clients {
-        let Ok(key) = Key::new(format!("bench/{name}/{i}").as_bytes()) else { continue };
-        let client = Client { engine: engine.clone(), session, key, stop: stop.clone(), done: done.clone(), op_ns: Vec::new(), pairs: 0 };
-        Box::new(client).acquire();
-    }
-    std::thread::sleep(Duration::from_secs_f64(seconds));
-    stop.store(true, SeqCst);
-    // Without clients nobody tells.
-    let _ = told.recv();
-    let elapsed = start.elapsed().as_secs_f64();
-    let mut all = done.all.lock().unwrap_or_else(|e| e.into_inner());
-    all.0.sort_unstable();
-    let at = |q: f64| all.0.get(((all.0.len() as f64 * q) as usize).min(all.0.len().saturating_sub(1))).copied().unwrap_or(0) / 1000;
-    format!("{:.1} {} {} {}", all.1 as f64 / elapsed, at(0.5), at(0.99), all.2)
-}
-
-struct Member {
-    child: Child,
-    answers: BufReader<std::process::ChildStdout>,
-}
-
-impl Member {
-    fn tell(&mut self, line: &str) -> Result<(), Failure> {
-        let input = self.child.stdin.as_mut().ok_or("no input")?;
-        writeln!(input, "{line}")?;
-        input.flush()?;
-        Ok(())
-    }
-
-    fn answer(&mut self) -> Result<Vec<String>, Failure> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        Ok(line.split_whitespace().map(str::to_owned).collect())
-    }
-
-    fn ask(&mut self, line: &str) -> Result<Vec<String>, Failure> {
-        self.tell(line)?;
-        self.answer()
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn start(count: usize, dir: &std::path::Path, timing: &str) -> Result<Vec<Member>, Failure> {
-    std::fs::create_dir_all(dir)?;
-    let ports: Vec<u16> = {
-        let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?
-    };
-    let name = |i: usize| format!("n{i}");
-    let founders: Vec<String> = ports.iter().enumerate().map(|(i, p)| format!("{}=127.0.0.1:{p}", name(i))).collect();
-    let mut members = Vec::new();
-    for (i, port) in ports.iter().enumerate() {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["member", &name(i), &format!("127.0.0.1:{port}")])
-            .arg(dir.join(name(i)))
-            .args([&founders.join(","), timing])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let answers = BufReader::new(child.stdout.take().ok_or("no output")?);
-        members.push(Member { child, answers });
-    }
-    for member in &mut members {
-        if member.ask("session")? != ["ok"] {
-            return Err("a member did not start".into());
-        }
-    }
-    Ok(members)
-}
-
-fn leader(members: &mut [Member]) -> Result<usize, Failure> {
-    for _ in 0..1000 {
-        for (i, member) in members.iter_mut().enumerate() {
-            if member.ask("status")?.first().is_some_and(|l| l == "true") {
-                return Ok(i);
-            }
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Err("no leader".into())
-}
-
-fn figure(name: &str, unit: &str, value: f64) {
-    println!("{{\"figure\": \"{name}\", \"unit\": \"{unit}\", \"ours\": {value:.1}}}");
-}
-
-fn measure(seconds: f64, dir: Option<String>) -> Result<(), Failure> {
-    let base = dir.map_or_else(std::env::temp_dir, Into::into).join(format!("tenure-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&base)?;
-    let done = measure_in(seconds, &base);
-    std::fs::remove_dir_all(&base)?;
-    done
-}
-
-fn measure_in(seconds: f64, base: &std::path::Path) -> Result<(), Failure> {
-    let mut members = start(3, &base.join("load"), "default")?;
-    for clients in [1usize, 8, 64, 256] {
-        let at = leader(&mut members)?;
-        for (place, who) in [("leader", vec![at]), ("follower", vec![(at + 1) % 3]), ("spread", vec![0, 1, 2])] {
-            if place == "spread" && clients < 8 {
-                continue;
-            }
-            let cpu = |members: &mut [Member]| -> Result<u64, Failure> {
-                members.iter_mut().map(|m| Ok(m.ask("cpu")?.first().ok_or("no answer")?.parse::<u64>()?)).sum()
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["member", ref rest @ ..] => member::run(rest),
+        [group @ ("cluster" | "failover"), dir, ref rest @ ..] => {
+            let rounds = rest.first().map_or(Ok(3), |r| r.parse())?;
+            let seconds = rest.get(1).map_or(Ok(2.0), |s| s.parse())?;
+            let dir = Path::new(dir).join(format!("tenure-bench-{}", std::process::id()));
+            std::fs::create_dir_all(&dir)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let done = match group {
+                "cluster" => runtime.block_on(cluster(&dir, rounds, seconds)),
+                _ => runtime.block_on(failover(&dir, rounds)),
             };
-            let before = cpu(&mut members)?;
-            for i in &who {
-                members[*i].tell(&format!("load {} {seconds}", clients / who.len()))?;
-            }
-            let (mut pairs, mut p50, mut p99, mut failed) = (0.0, 0.0f64, 0.0f64, 0.0);
-            for i in &who {
-                let answer: Vec<f64> = members[*i].answer()?.iter().filter_map(|w| w.parse().ok()).collect();
-                let [rate, half, tail, bad] = answer[..] else { return Err("no figures".into()) };
-                pairs += rate;
-                failed += bad;
-                (p50, p99) = (p50.max(half), p99.max(tail));
-            }
-            let used = cpu(&mut members)? - before;
-            figure(&format!("cluster.pairs_{clients}_{place}"), "1/s", pairs);
-            figure(&format!("cluster.op_p50_{clients}_{place}"), "us", p50);
-            figure(&format!("cluster.op_p99_{clients}_{place}"), "us", p99);
-            figure(&format!("cluster.cpu_pair_{clients}_{place}"), "us", used as f64 / (pairs * seconds).max(1.0));
-            if failed > 0.0 {
-                figure(&format!("cluster.failed_{clients}_{place}"), "ops", failed);
-            }
+            std::fs::remove_dir_all(&dir)?;
+            done
         }
+        _ => Err(wrong("tenure-bench-cluster cluster|failover DIRECTORY [ROUNDS [SECONDS]]")),
     }
-    drop(members);
-    for timing in ["default", "tuned"] {
-        let mut gaps = Vec::new();
-        for turn in 0..5 {
-            let mut members = start(3, &base.join(format!("failover-{timing}-{turn}")), timing)?;
-            let at = leader(&mut members)?;
-            std::thread::sleep(Duration::from_millis(300));
-            members[at].child.kill()?;
-            let gap: f64 = members[(at + 1) % 3].ask("grant k")?.first().ok_or("no answer")?.parse()?;
-            gaps.push(gap / 1000.0);
+}
+
+async fn cluster(dir: &Path, rounds: usize, seconds: f64) -> Res<()> {
+    idle(dir)?;
+    let mut ours = Members::start(3, &dir.join("ours"), Kind::Default)?;
+    let etcd = Etcd::start(&dir.join("etcd"), (100, 1000)).await?;
+    let zookeeper = Zookeeper::start(&dir.join("zk")).await?;
+    let versions = (etcd.version.clone(), zookeeper.as_ref().map(|z| z.version.clone()));
+    let mut figures = Medians::default();
+    if let Some(zookeeper) = &zookeeper {
+        // Lets the JVM compile.
+        zk::pairs(zookeeper, 64, 6.0).await?;
+    }
+    for _ in 0..rounds {
+        for clients in [1usize, 8, 64] {
+            let us = ours.pairs(clients, seconds)?;
+            let them = etcd::pairs(&etcd, clients, seconds).await?;
+            figures.load(&format!("cluster.{{}}_{clients}"), &us, &them, &format!("{}, txn + delete", versions.0));
+            if let Some(zookeeper) = zookeeper.as_ref().filter(|_| clients != 8) {
+                let them = zk::pairs(zookeeper, clients, seconds).await?;
+                let what = format!("{}, create + delete", versions.1.clone().unwrap_or_default());
+                figures.load(&format!("cluster.zk.{{}}_{clients}"), &us, &them, &what);
+            }
         }
-        gaps.sort_by(f64::total_cmp);
-        figure(&format!("failover.kill_{timing}"), "ms", gaps[gaps.len() / 2]);
-        figure(&format!("failover.kill_{timing}_worst"), "ms", gaps[gaps.len() - 1]);
+        for waiters in [2usize, 16] {
+            let us = ours.handoff(waiters, 150)?;
+            let them = etcd::handoff(&etcd, waiters, 60).await?;
+            let what = format!("{}, lock + unlock", versions.0);
+            figures.add(&format!("cluster.handoff_p50_{waiters}"), "us", us.p50, them.p50, &what);
+            figures.add(&format!("cluster.handoff_p99_{waiters}"), "us", us.p99, them.p99, &what);
+        }
+        let (us, them) = (ours.renewals(64, seconds)?, etcd::renewals(&etcd, 64, seconds).await?);
+        figures.add("cluster.renewals_64", "1/s", us, them, &format!("{}, lease keep-alive", versions.0));
+    }
+    figures.print();
+    drop((ours, etcd, zookeeper));
+    for (locks, peer) in [(100_000u64, true), (1_000_000, false)] {
+        full(dir, locks, peer).await?;
     }
     Ok(())
+}
+
+/// What members cost that have nothing to do.
+fn idle(dir: &Path) -> Res<()> {
+    let members = Members::start(3, &dir.join("idle"), Kind::Default)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let (before, start) = (members.cpu_us()?, Instant::now());
+    std::thread::sleep(Duration::from_secs(6));
+    let used = (members.cpu_us()? - before) as f64 / 3.0 / start.elapsed().as_micros() as f64 * 100.0;
+    stats::print("cluster.idle_cpu", "% of a core a member", used, "the target", 0.5, 1);
+    let memory = members.memory()? as f64 / 3.0 / 1e6;
+    stats::print("cluster.idle_memory", "MB a member", memory, "the target", 30.0, 1);
+    Ok(())
+}
+
+/// Memory and restart with many locks held.
+async fn full(dir: &Path, locks: u64, peer: bool) -> Res<()> {
+    let name = if locks >= 1_000_000 { format!("{}m", locks / 1_000_000) } else { format!("{}k", locks / 1000) };
+    let dir = dir.join(format!("full-{name}"));
+    let (mut them, mut again) = ((0.0, 0.0), 0.0);
+    if peer {
+        let mut etcd = Etcd::start(&dir.join("etcd"), (100, 1000)).await?;
+        let before = etcd.memory()?;
+        etcd::fill(&etcd, locks).await?;
+        them.0 = (etcd.memory()? - before) as f64 / 3.0 / locks as f64;
+        etcd.kill();
+        let start = Instant::now();
+        etcd.start_again().await?;
+        etcd::read(&etcd).await?;
+        them.1 = start.elapsed().as_secs_f64();
+        again = 1.0;
+    }
+    let mut ours = Members::start(3, &dir.join("ours"), Kind::Patient)?;
+    let before = ours.memory()?;
+    let start = Instant::now();
+    ours.fill(locks)?;
+    stats::print(&format!("cluster.fill_{name}"), "1/s", locks as f64 / start.elapsed().as_secs_f64(), "none", 0.0, 1);
+    std::thread::sleep(Duration::from_secs(3));
+    let each = (ours.memory()? - before) as f64 / 3.0 / locks as f64;
+    let what = if again > 0.0 { "etcd, keys without leases" } else { "the target: 160 and a name of 24" };
+    stats::print(&format!("cluster.lock_bytes_{name}"), "B of memory a member", each, what, if again > 0.0 { them.0 } else { 184.0 }, 1);
+    let loaded = ours.pairs(8, 2.0)?;
+    stats::print(&format!("cluster.pair_p99_8_at_{name}"), "us", loaded.p99, "none", 0.0, 1);
+    ours.kill();
+    let start = Instant::now();
+    ours.start_again()?;
+    ours.count(locks)?;
+    let what = if again > 0.0 { "etcd, to its first linearizable read" } else { "the target" };
+    let reference = if again > 0.0 { them.1 } else { 2.0 };
+    stats::print(&format!("cluster.restart_{name}"), "s", start.elapsed().as_secs_f64(), what, reference, 1);
+    drop(ours);
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+async fn failover(dir: &Path, rounds: usize) -> Res<()> {
+    let mut figures = Medians::default();
+    for (label, kind, timing) in [("default", Kind::Default, (100, 1000)), ("tuned", Kind::Tuned, (20, 200))] {
+        for turn in 0..rounds.max(3) {
+            for signal in ["KILL", "STOP"] {
+                let ours = {
+                    let mut members = Members::start(3, &dir.join(format!("ours-{label}-{turn}-{signal}")), kind)?;
+                    members.outage(signal)?
+                };
+                let mut etcd = Etcd::start(&dir.join(format!("etcd-{label}-{turn}-{signal}")), timing).await?;
+                let them = etcd::outage(&mut etcd, signal).await?;
+                let what = format!("{}, heartbeat {} ms, election {} ms", etcd.version, timing.0, timing.1);
+                let name = format!("failover.{}_{label}", signal.to_lowercase());
+                figures.add(&name, "ms", ours, them, &what);
+            }
+        }
+    }
+    figures.print();
+    Ok(())
+}
+
+/// A figure of latencies, us.
+fn latencies(mut all: Vec<u64>) -> Load {
+    all.sort_unstable();
+    let at = |q: f64| all.get(((all.len() as f64 * q) as usize).min(all.len().saturating_sub(1))).map_or(0.0, |n| *n as f64 / 1000.0);
+    Load { rate: 0.0, p50: at(0.5), p99: at(0.99), cpu: 0.0 }
+}
+
+/// Unused ports of the loopback interface.
+fn ports(count: usize) -> Res<Vec<u16>> {
+    let held = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    Ok(held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?)
 }

@@ -5,3 +5,4 @@
 mod basics;
 mod chaos;
 pub(crate) mod rig;
+mod scale;

@@ -329,3 +329,20 @@ fn another_segment_size_is_taken_up_with_the_next_segment() {
     }
     assert_eq!(content(&wal).len(), 98);
 }
+
+#[test]
+fn a_long_range_is_read_in_parts_and_a_short_one_without_the_rest() {
+    const LARGE: u64 = 4 << 20;
+    let disk = CrashDisk::new(5);
+    let mut wal = Wal::create(Arc::new(disk.clone()), ID, LARGE, Box::new(SeededRng::new(1))).unwrap();
+    let bytes = |i: u64| vec![i as u8; 1500 + (i % 7) as usize];
+    let count = 3 * READ_AT_ONCE as u64 / 1500;
+    for i in 1..=count {
+        wal.append(i, &[&bytes(i)]).unwrap();
+    }
+    wal.sync().unwrap();
+    assert!(content(&wal).into_iter().all(|(i, r)| r == bytes(i)) && content(&wal).len() as u64 == count);
+    let mut part = Vec::new();
+    let (_, start, run) = wal.run(count..=count, &mut part).unwrap();
+    assert!(start > 2 * READ_AT_ONCE && run == (count..=count) && part.len() < 2000, "{start} {run:?} {}", part.len());
+}
