@@ -41,6 +41,13 @@ test: verify test-rust test-python ## all tests, all set-up included
 test-rust: ## unit, property, model-checking and crash tests of the core
 	@scripts/rust-tests.sh
 
+.PHONY: test-etcd
+test-etcd: ## nodes over a real etcd; installs it and protoc where it can, builds the cargo feature `etcd`
+	@scripts/setup.sh $(VENV) etcd
+	@cargo test -q --features etcd --test etcd
+	@scripts/python-dev.sh $(VENV) --features etcd
+	@$(PY) -m pytest -n 2 tests/python/test_conformance.py -k etcd
+
 .PHONY: test-python
 test-python: python lib server ## C, C++, Python and server tests, driven by pytest
 	@$(PY) -m pytest -n 2 tests/python

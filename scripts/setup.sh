@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs what is missing: Debian packages when run as root, Python tools into a virtual environment.
-# Usage: setup.sh VENV
+# Usage: setup.sh VENV [etcd]: with the word, also what the etcd adapter is built and tested with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -16,6 +16,10 @@ has_command pkg-config pkg-config
 has_command redis-cli redis-tools
 has_command column bsdextrautils
 has_file /usr/include/rocksdb/db.h librocksdb-dev
+if [ "${2:-}" = etcd ]; then
+  has_command protoc protobuf-compiler
+  has_command etcd etcd-server
+fi
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 
 if [ ${#need[@]} -gt 0 ]; then

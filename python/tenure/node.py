@@ -280,7 +280,7 @@ class Node(Locks):
                 self._runner.close()
             raise
         # Whether a call may take long: then it must not be made on an event loop.
-        self._waits = self._open.durable or lock_service is not None
+        self._waits = self._open.durable or lock_service is not None or bool(wanted.get("etcd"))
         self._core = self._open.session()
         self._node = self
         self._lock = threading.Lock()

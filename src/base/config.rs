@@ -82,6 +82,13 @@ pub const SETTINGS: &[Setting] = &[
         text: "See `election_max_ms`. At least three times `heartbeat_ms`.",
     },
     Setting {
+        name: "etcd",
+        form: Form::Text("http://host:port,..."),
+        default: "",
+        text: "Addresses of an etcd cluster, in which the node then keeps its locks; with https:// the files are tls_ca, tls_cert and tls_key. Unsupported in a build without the cargo feature `etcd`.",
+    },
+    Setting { name: "etcd_prefix", form: Form::Text("text"), default: "tenure/locks/", text: "How the names of the keys in etcd begin." },
+    Setting {
         name: "gate.clock",
         form: Form::Choice(&["boottime", "tsc"]),
         default: "boottime",

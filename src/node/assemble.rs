@@ -62,6 +62,28 @@ fn durable(path: &Path, config: &Config, named: Option<&NodeId>, env: &mut Env, 
     Ok((Engine::Durable(engine), id))
 }
 
+/// The lock service that the settings name, if they name one.
+pub(super) fn named_service(config: &Config, env: &mut Env) -> Result<Option<Arc<dyn LockService>>> {
+    if config.get("etcd")?.is_empty() {
+        return Ok(None);
+    }
+    let id = match config.get("node_id")? {
+        "" => format!("node-{:016x}", env.rng.next_u64()),
+        id => id.to_owned(),
+    };
+    etcd(config, &id).map(Some)
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(config: &Config, id: &str) -> Result<Arc<dyn LockService>> {
+    Ok(Arc::new(crate::plug::Etcd::connect(config, id)?))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(_config: &Config, _id: &str) -> Result<Arc<dyn LockService>> {
+    Err(Error::new(Status::Unsupported, "etcd: this build has no etcd adapter (cargo feature `etcd`)"))
+}
+
 /// The engine over a host's lock service, and the name under which the service knows this node.
 pub(super) fn plugged(
     service: Arc<dyn LockService>,

@@ -180,6 +180,10 @@ impl Node {
             "" => None,
             name => Some(NodeId::new(name)?),
         };
+        let service = match (service, assemble::named_service(config, &mut env)?) {
+            (Some(_), Some(_)) => return Err(Error::invalid("etcd", "the node is given a lock service already")),
+            (given, named) => given.or(named),
+        };
         let (engine, id) = match service {
             Some(service) => assemble::plugged(service, config, named, &env, sink.clone())?,
             None => assemble::engine(config, named, &mut env, sink.clone())?,

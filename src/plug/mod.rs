@@ -6,9 +6,15 @@
 //!
 //! Source of the capabilities: what OpenStack's tooz calls the characteristics of a driver.
 
+#[cfg(feature = "etcd")]
+mod etcd;
+
 use std::time::Duration;
 
 use crate::base::{Error, Result, Status};
+
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 
 /// What a service can do. The default claims nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

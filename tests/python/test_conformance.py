@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import etcdserver
 import tenure
 from cluster import TIMING, free_address
 from locktable import Fenced, Plain, Polled, Table
@@ -97,7 +98,17 @@ def distributed(tmp_path):
     return native(compiled("c++", tmp_path), "plugin_open_distributed")
 
 
-PROVIDERS = [memory, durable, members, plain, polled, fenced, c, cpp, distributed]
+@contextlib.contextmanager
+def etcd(tmp_path):
+    """Nodes over a real etcd."""
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(etcdserver.etcd(tmp_path))
+        nodes = [stack.enter_context(tenure.Node(etcd=address, node_id=name, request_timeout=30.0)) for name in ("a", "b", "c")]
+        caps = tenure.Capabilities(fencing=True, renew=True, wait=True, fair=True, linearizable_reads=True)
+        yield Parties(*nodes, caps, ttl=2.0)
+
+
+PROVIDERS = [memory, durable, members, plain, polled, fenced, c, cpp, distributed, etcd]
 
 
 @pytest.fixture(scope="module", params=PROVIDERS, ids=lambda provider: provider.__name__)

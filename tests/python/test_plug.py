@@ -268,6 +268,11 @@ def test_a_node_is_known_by_the_services_name(table, tmp_path):
         tenure.Node(lock_service=object())
 
 
+def test_a_build_without_etcd_says_so():
+    with pytest.raises(tenure.UnsupportedError, match=r"^etcd: "):
+        tenure.Node(etcd="http://127.0.0.1:2379")
+
+
 def test_claims_without_a_method_are_refused(table):
     class Claims(Plain):
         capabilities = tenure.Capabilities(renew=True)

@@ -62,7 +62,7 @@ impl Node {
         }
         let durable = !set("data_dir")?.is_empty();
         let service = plug.map(Plug::service);
-        let waits = durable || service.is_some();
+        let waits = durable || service.is_some() || !set("etcd")?.is_empty();
         let open = || match service {
             Some(service) => node::Node::open_with_service(&config, service),
             None => node::Node::open(&config),
