@@ -10,13 +10,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo"))
 
 from kvgate import Granter, Server
 
-REQUESTS = os.environ.get("REQUESTS", "40000")
+REQUESTS = int(os.environ.get("REQUESTS", "40000"))
 # What is measured: redis-benchmark's arguments. Random keys, so that no two clients wait for one another's.
 LOADS = {
     "set, 50 clients": ["-c", "50", "-t", "set"],
@@ -24,11 +25,40 @@ LOADS = {
 }
 
 
-def requests_a_second(port: int, arguments: list[str]) -> float:
-    command = ["redis-benchmark", "-p", str(port), "-n", REQUESTS, "-r", "100000", "--csv", *arguments]
+@dataclass
+class Sample:
+    requests_a_second: float
+    cpu_us: float  # of the server, for one request
+
+
+def cpu_seconds(server: Server) -> float:
+    assert server.process is not None
+    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def measure(server: Server, mode: str, arguments: list[str]) -> Sample:
+    server.command("CONFIG", "SET", "master-lease-mode", mode)
+    command = ["redis-benchmark", "-p", str(server.port), "-n", str(REQUESTS), "-r", "100000", "--csv", *arguments]
+    before = cpu_seconds(server)
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = cpu_seconds(server) - before
     rows = list(csv.DictReader(io.StringIO(output)))
-    return float(rows[-1]["rps"])
+    return Sample(float(rows[-1]["rps"]), 1e6 * used / REQUESTS)
+
+
+def report(name: str, unit: str, on: list[float], off: list[float]) -> None:
+    line = {
+        "figure": f"server: {name}, gate on",
+        "unit": unit,
+        "ours": round(statistics.median(on), 2),
+        "reference": "the same server, gate disabled",
+        "ref": round(statistics.median(off), 2),
+        # Of neighbouring runs: what drifts from round to round is in neither.
+        "ratio": round(statistics.median(a / b for a, b in zip(on, off, strict=True)), 4),
+        "n": len(on),
+    }
+    print(json.dumps(line), flush=True)
 
 
 def main() -> None:
@@ -39,26 +69,16 @@ def main() -> None:
         try:
             with Granter(server, 1, 5_000):
                 for name, arguments in LOADS.items():
-                    figures: dict[str, list[float]] = {"block-write": [], "disabled": []}
+                    on: list[Sample] = []
+                    off: list[Sample] = []
                     for number in range(rounds + 1):
-                        # Each mode goes first in every other round: what drifts meets both alike.
-                        for mode in sorted(figures, reverse=number % 2 == 0):
-                            server.command("CONFIG", "SET", "master-lease-mode", mode)
-                            measured = requests_a_second(server.port, arguments)
-                            if number > 0:  # the first warms up
-                                figures[mode].append(measured)
-                    on, off = (statistics.median(figures[mode]) for mode in ("block-write", "disabled"))
-                    ratios = [a / b for a, b in zip(figures["block-write"], figures["disabled"], strict=True)]
-                    line = {
-                        "figure": f"server: {name}, gate on",
-                        "unit": "requests/s",
-                        "ours": round(on),
-                        "reference": "the same server, gate disabled",
-                        "ref": round(off),
-                        "ratio": round(statistics.median(ratios), 4),
-                        "n": rounds,
-                    }
-                    print(json.dumps(line), flush=True)
+                        # Each goes first in every other round, and the first round warms up.
+                        for samples, mode in ((on, "block-write"), (off, "disabled"))[:: 1 if number % 2 else -1]:
+                            sample = measure(server, mode, arguments)
+                            if number > 0:
+                                samples.append(sample)
+                    report(f"{name}", "requests/s", [s.requests_a_second for s in on], [s.requests_a_second for s in off])
+                    report(f"{name}, the server's CPU for each", "us", [s.cpu_us for s in on], [s.cpu_us for s in off])
         finally:
             server.kill()
 

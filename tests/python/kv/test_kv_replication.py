@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -170,6 +172,55 @@ def test_a_write_is_acknowledged_only_with_enough_replicas(pair: tuple[Server, S
         replica.thaw()
         client.config_set("replica-ack-timeout-ms", "30000")
         assert client.set("key", "3")
+
+
+class RawReplica:
+    """A replica's side of the wire, as a test needs it: it confirms whatever it is told to."""
+
+    def __init__(self, master: Server, *request: object) -> None:
+        self.socket = socket.create_connection((master.host, master.port), 30)
+        self.reader = self.socket.makefile("rb")
+        self.send("PSYNC", *request)
+
+    def send(self, *words: object) -> None:
+        parts = [str(word).encode() for word in words]
+        self.socket.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
+
+    def frame(self) -> list[bytes]:
+        count = int(self.reader.readline()[1:])
+        return [self.reader.read(int(self.reader.readline()[1:]) + 2)[:-2] for _ in range(count)]
+
+    def close(self) -> None:
+        self.reader.close()
+        self.socket.close()
+
+
+def test_two_connections_of_one_replica_are_one_replica(server: Server) -> None:
+    server.take_office(epoch=1)
+    first = RawReplica(server, 0, "-", 7777)
+    what, epoch, sequence, name = first.frame()
+    assert (what, int(epoch), int(sequence)) == (b"snapshot", 1, server.sequence())
+    while first.frame()[0] != b"end":
+        pass
+    first.close()
+    follow_on = (int(sequence) + 1, f"snapshot:{name.decode()}")
+    same = [RawReplica(server, *follow_on, 7777) for _ in range(2)]
+    other = RawReplica(server, *follow_on, 8888)
+    for replica in (same[1], other):
+        assert replica.frame() == [b"continue"]
+    with server.client() as client:
+        client.config_set("min-replicas-ack", "2")
+        client.config_set("replica-ack-timeout-ms", "500")
+        for replica in same:
+            with contextlib.suppress(OSError):  # the first has been sent away
+                replica.send("ACK", int(sequence) + 100)
+        with pytest.raises(redis.ResponseError, match="too few replicas"):
+            client.set("key", "1")
+        other.send("ACK", int(sequence) + 100)
+        client.config_set("replica-ack-timeout-ms", "30000")
+        assert client.set("key", "2")
+    for replica in (*same, other):
+        replica.close()
 
 
 def test_a_write_in_flight_when_the_role_changes_is_not_acknowledged(pair: tuple[Server, Server]) -> None:

@@ -133,8 +133,8 @@ void config_set(Call& call) {
       return;
     }
     call.server.config().set(name, call.args[i + 1], error);
-    if (name == "master-lease-gate-reads") call.server.gate_reads(call.server.config().flag(name));
   }
+  call.server.read_settings();
   reply_simple(call.out, "OK");
 }
 

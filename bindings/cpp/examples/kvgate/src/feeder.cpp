@@ -38,6 +38,10 @@ void Feeders::attach(int socket, const FeedRequest& request) {
     ::close(socket);
     return;
   }
+  // A replica that comes again has left its former connection, which must not count as another replica.
+  for (const std::unique_ptr<Feeder>& feeder : feeders_) {
+    if (feeder->request().peer == request.peer) feeder->stop();
+  }
   feeders_.push_back(std::make_unique<Feeder>(server_, *this, socket, request));
   feeders_.back()->start();
   count_.store(static_cast<int64_t>(feeders_.size()));
@@ -78,7 +82,7 @@ bool Feeders::wait(uint64_t sequence, long needed, long timeout_ms) {
   const uint64_t term = term_;
   bool enough = false;
   acked_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] {
-    const auto holds = [&](const std::unique_ptr<Feeder>& feeder) { return feeder->acked() >= sequence; };
+    const auto holds = [&](const std::unique_ptr<Feeder>& feeder) { return feeder->live() && feeder->acked() >= sequence; };
     enough = term_ == term && std::count_if(feeders_.begin(), feeders_.end(), holds) >= needed;
     return enough || term_ != term;
   });

@@ -77,6 +77,7 @@ class Feeder {
   void stop();
   void wake();
   bool ended() const { return ended_.load(); }
+  bool live() const { return !stopping_.load() && !ended_.load(); }
   uint64_t acked() const { return acked_.load(); }
   const FeedRequest& request() const { return request_; }
   bool online() const { return online_.load(); }

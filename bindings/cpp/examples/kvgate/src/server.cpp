@@ -38,7 +38,7 @@ bool Server::start(std::string& error) {
     return false;
   }
   cluster_enabled_ = config_.flag("cluster-enabled");
-  gate_reads(config_.flag("master-lease-gate-reads"));
+  read_settings();
   directory_ = dir;
   remove_leftovers(dir);
   const std::string peers = config_.text("election-peers");
@@ -63,7 +63,7 @@ bool Server::start(std::string& error) {
   storage_settings.path = dir + "/db";
   storage_settings.sync = config_.flag("sync-writes");
   storage_settings.replicated = [this](uint64_t sequence) {
-    return feeders_.wait(sequence, config_.number("min-replicas-ack"), config_.number("replica-ack-timeout-ms"));
+    return feeders_.wait(sequence, min_replicas_ack_.load(std::memory_order_relaxed), ack_timeout_ms_.load(std::memory_order_relaxed));
   };
   if (!storage_.open(storage_settings, &gate_, error)) return false;
   if (cluster_enabled_ && !cluster_.open(dir + "/nodes.conf", error)) return false;
@@ -89,6 +89,12 @@ bool Server::start(std::string& error) {
   if (elects_ && !election_.start(error)) return false;
   const long metrics_port = config_.number("metrics-port");
   return metrics_port == 0 || metrics_.start(config_.text("bind"), static_cast<uint16_t>(metrics_port), error);
+}
+
+void Server::read_settings() {
+  gates_reads_.store(config_.flag("master-lease-gate-reads"));
+  min_replicas_ack_.store(config_.number("min-replicas-ack"));
+  ack_timeout_ms_.store(config_.number("replica-ack-timeout-ms"));
 }
 
 void Server::upkeep() {

@@ -54,7 +54,8 @@ class Server {
   bool elects() const { return elects_; }
   const std::string& directory() const { return directory_; }
   bool gates_reads() const { return gates_reads_.load(std::memory_order_relaxed); }
-  void gate_reads(bool gated) { gates_reads_.store(gated); }
+  // Takes over the settings that every command looks at; after CONFIG SET too.
+  void read_settings();
   bool cluster_enabled() const { return cluster_enabled_; }
   uint16_t port() const { return port_; }
 
@@ -93,6 +94,8 @@ class Server {
   std::string directory_;
   bool elects_ = false;
   std::atomic<bool> gates_reads_{false};
+  std::atomic<long> min_replicas_ack_{0};
+  std::atomic<long> ack_timeout_ms_{0};
   bool cluster_enabled_ = false;
   int listener_ = -1;
   uint16_t port_ = 0;
