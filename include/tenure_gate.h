@@ -278,7 +278,10 @@ TENURE_GATE_INLINE int tenure_gate_still_held(const tenure_gate_permit *permit, 
    was done. */
 TENURE_GATE_INLINE int tenure_gate_finish_as(tenure_gate_permit *permit, uint32_t mode) {
   tenure_gate_slot *slot;
-  if (TENURE_GATE_UNLIKELY(permit->slot != tenure_gate_tls_slot)) return 0;
+  if (TENURE_GATE_UNLIKELY(permit->slot != tenure_gate_tls_slot)) {
+    /* Let in by another translation unit, while this one has not asked for the thread's slot yet; or by another thread. */
+    if (tenure_gate_tls_slot != 0 || permit->slot != tenure_gate_find_slot()) return 0;
+  }
   if (TENURE_GATE_UNLIKELY(!tenure_gate_still_held(permit, mode))) return 0;
   slot = tenure_gate_slot_at(permit->cell, permit->slot);
   /* The verdict comes before the leave, so that none follows a drain. */
