@@ -364,7 +364,8 @@ class Node(Locks):
         """Opens a session in the place of another one, which may be that of a process that is gone or stopped.
 
         The old one ends: whatever it still asks for is refused. With ``keep`` its locks become the new session's, each under a
-        new and larger token: ``session.inherited()``. Without, they are lost, and free when their lock-delays are over. ``secret`` is the old session's.
+        new and larger token: ``session.inherited()``. Without, they are lost, and free when their lock-delays are over.
+        ``secret`` is the old session's.
 
         Raises ``ExpiredError`` when the old session has ended, ``LimitError`` when it holds more than 4096 locks.
         """

@@ -109,7 +109,7 @@ def test_a_member_opens_without_the_others(tmp_path):
             node.wait_ready(0.1)
     with tenure.Node(**{**settings, "node_id": "d", "data_dir": tmp_path / "d"}, peers={"d": settings["listen"]}) as alone:
         alone.wait_ready(LIMIT)
-            with alone.lock("k") as grant:
+        with alone.lock("k") as grant:
             assert grant.token > 0
         assert alone.status()["cluster"]["role"] == "leader"
 
