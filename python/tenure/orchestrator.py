@@ -268,6 +268,19 @@ class Orchestrator:
         """
         return self._core.put(json.dumps(_fields(schedule_id, tasks, fields)), expected)
 
+    def put_themis(self, entry: Mapping[str, Any], expected: int | None = None) -> int:
+        """Writes a schedule given in ThemisDB's JSON form, with its field names and rules; returns its revision."""
+        return self._core.put_themis(json.dumps(dict(entry)), expected)
+
+    def get_themis(self, schedule_id: str) -> dict[str, Any]:
+        """A schedule in ThemisDB's JSON form."""
+        found: dict[str, Any] = json.loads(self._core.get_themis(schedule_id))
+        return found
+
+    def patch_themis(self, schedule_id: str, **fields: Any) -> int:
+        """Changes some fields of a schedule, in ThemisDB's names; returns its revision."""
+        return self._core.patch_themis(schedule_id, json.dumps(fields))
+
     def get(self, schedule_id: str) -> dict[str, Any] | None:
         """A schedule with its definition, revision, watermarks, runs; ``None`` when there is none."""
         found: dict[str, Any] | None = _readable(json.loads(self._core.ask("schedule", schedule_id, 0)))

@@ -218,6 +218,35 @@ def test_a_killed_runner_is_followed_by_another_with_a_larger_token(tmp_path):
             process.stdout.close()
 
 
+def test_a_schedule_of_themisdb_comes_and_goes_in_its_own_words():
+    with tenure.Simulation(START) as sim:
+        orch, ran = sim.orchestrator(), []
+        orch.task("flush")(lambda task: ran.append(task.kind))
+        orch.task("compact")(lambda task: ran.append(task.kind))
+        entry = {
+            "id": "nightly",
+            "name": "Nightly",
+            "frequency": "daily",
+            "window_start_hour": 2,
+            "window_end_hour": 6,
+            "enforce_window": True,
+            "tasks": ["compact", "flush"],
+            "task_dependencies": [{"task_type": "compact", "depends_on": ["flush"]}],
+        }
+        orch.put_themis(entry)
+        sim.run(days=1)
+        assert ran == ["flush", "compact"]
+        told = orch.get_themis("nightly")
+        assert entry.items() <= told.items()
+        assert (told["cron_expression"], told["last_run_state"]) == ("0 2 * * *", "succeeded")
+        assert told["next_run_ms"] - told["last_run_ms"] == 86_400_000
+        orch.patch_themis("nightly", enabled=False)
+        sim.run(days=2)
+        assert len(ran) == 2
+        with pytest.raises(tenure.InvalidArgumentError, match="cycle"):
+            orch.patch_themis("nightly", task_dependencies=[{"task_type": "flush", "depends_on": ["flush"]}])
+
+
 def test_instants_need_a_zone():
     with pytest.raises(tenure.InvalidArgumentError, match="start"):
         tenure.Simulation("2026-01-01T00:00:00")

@@ -63,6 +63,21 @@ impl Orchestrator {
         self.call(py, |o| o.put_json(schedule, expected))
     }
 
+    /// Writes a schedule given as ThemisDB's JSON.
+    fn put_themis(&self, py: Python<'_>, text: &str, expected: Option<u64>) -> PyResult<u64> {
+        self.call(py, |o| o.put_themis(text, expected))
+    }
+
+    /// A schedule as ThemisDB's JSON.
+    fn get_themis(&self, py: Python<'_>, schedule: &str) -> PyResult<String> {
+        self.call(py, |o| o.get_themis(schedule)).map(|v| v.to_string())
+    }
+
+    /// Changes fields given as ThemisDB's JSON.
+    fn patch_themis(&self, py: Python<'_>, schedule: &str, patch: &str) -> PyResult<u64> {
+        self.call(py, |o| o.patch_themis(schedule, patch))
+    }
+
     /// Removes a schedule.
     fn remove(&self, py: Python<'_>, id: &str, expected: Option<u64>) -> PyResult<()> {
         self.call(py, |o| o.remove(id, expected))

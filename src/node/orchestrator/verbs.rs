@@ -9,6 +9,7 @@ use super::{Handler, HostGate, Orchestrator, Shared, Topology, lock};
 use crate::base::{Error, Result, Status};
 use crate::ledger::orch::{OrchAnswer, OrchOp, OrchQuery, Schedule, is_name};
 use crate::orchestrator::calendar::Calendar;
+use crate::orchestrator::themis;
 
 /// Most fire times, lines or schedules in one answer.
 const LIST_MAX: usize = 100_000;
@@ -96,6 +97,36 @@ impl Orchestrator {
     pub fn put_json(&self, text: &str, expected: Option<u64>) -> Result<u64> {
         let schedule: Schedule = serde_json::from_str(text).map_err(|e| Error::invalid("schedule", e))?;
         self.put(&schedule, expected)
+    }
+
+    /// Writes a schedule in ThemisDB's JSON form; see [`themis`] for what becomes of its fields.
+    ///
+    /// # Errors
+    /// As [`Orchestrator::put_json`].
+    pub fn put_themis(&self, text: &str, expected: Option<u64>) -> Result<u64> {
+        let value: Value = serde_json::from_str(text).map_err(|e| Error::invalid("schedule", e))?;
+        self.put(&themis::from_json(&value)?, expected)
+    }
+
+    /// A schedule in ThemisDB's JSON form.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] when there is none.
+    pub fn get_themis(&self, id: &str) -> Result<Value> {
+        let (schedule, _) = self.definition(id)?;
+        let told = self.ask(&OrchQuery::Schedule(id.to_owned()))?;
+        let next = self.next_fires(id, None, 1)?.first().copied();
+        Ok(themis::to_json(&schedule, &told, next))
+    }
+
+    /// Changes some fields of a schedule, given in ThemisDB's JSON form; returns its revision.
+    ///
+    /// # Errors
+    /// As [`Orchestrator::put_themis`]; [`Status::Fenced`] when somebody else writes at the same time.
+    pub fn patch_themis(&self, id: &str, patch: &str) -> Result<u64> {
+        let patch: Value = serde_json::from_str(patch).map_err(|e| Error::invalid("patch", e))?;
+        let (schedule, revision) = self.definition(id)?;
+        self.put(&themis::apply_patch(&schedule, &patch)?, Some(revision))
     }
 
     /// Removes a schedule; its runs are cancelled, its history goes.
