@@ -10,6 +10,7 @@
 //! | [`fence`] | at the resource: the highest epoch, kept durably, refuses lower ones |
 //! | [`ledger`] | the pure state machine: sessions, locks, queues, tokens, time |
 //! | [`net`] | processes talk: frames, identities, TLS, connections that come back |
+//! | [`client`] | a process that is no member reaches the cluster |
 //! | [`consensus`] | one ledger replicated: the log of many nodes, members, leaders |
 //! | [`plug`] | a lock service that the host already runs, and what is asked of it |
 //! | [`engine`] | an operation runs: in memory on the caller's thread |
@@ -19,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod client;
 pub mod consensus;
 pub mod engine;
 pub mod fence;

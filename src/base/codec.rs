@@ -37,6 +37,8 @@ pub enum Kind {
     Consensus = 6,
     /// The highest epochs at a resource.
     EpochFence = 7,
+    /// What a client and a member say to each other.
+    Client = 8,
 
     // 32..=63 are the frames between processes; `crate::net` says what each holds.
     /// Who dials.

@@ -52,6 +52,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "Name of the cluster. A data directory of another cluster is refused.",
     },
     Setting {
+        name: "connect",
+        form: Form::Text("host:port,..."),
+        default: "",
+        text: "Addresses of members of a cluster that this process uses without being one of them. It keeps nothing on disk.",
+    },
+    Setting {
         name: "data_dir",
         form: Form::Text("path"),
         default: "",

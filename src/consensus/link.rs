@@ -27,21 +27,31 @@ struct Nodes;
 impl Admission for Nodes {
     fn admit(&self, hello: &Hello) -> std::result::Result<(), Refusal> {
         match &hello.party {
-            Party::Node(_) => Ok(()),
-            Party::Client(_) => Err(Refusal::new(net::Reason::NotAllowed, format!("{} is not a node", hello.party))),
+            Party::Client(_) if hello.class != Class::Client => {
+                Err(Refusal::new(net::Reason::NotAllowed, format!("{} is not a node", hello.party)))
+            }
+            Party::Node(_) | Party::Client(_) => Ok(()),
         }
     }
 }
 
-struct Answers(Server);
+struct Answers {
+    server: Server,
+    clients: Arc<dyn net::Service>,
+}
 
 impl net::Service for Answers {
     fn handle(&self, from: Connection, request: Request) -> Reply {
         let hello = &from.remote().hello;
         match &hello.party {
-            Party::Node(name) if request.method == MESSAGE => self.0.serve(Some((name.clone(), hello.disk)), request.body.clone()),
-            _ => Box::pin(async { Err(Error::new(Status::InvalidArgument, "not a message of members")) }),
+            Party::Node(name) if request.method == MESSAGE => self.server.serve(Some((name.clone(), hello.disk)), request.body.clone()),
+            Party::Client(_) => self.clients.handle(from, request),
+            Party::Node(_) => Box::pin(async { Err(Error::new(Status::InvalidArgument, "not a message of members")) }),
         }
+    }
+
+    fn closed(&self, connection: &Connection, why: &Error) {
+        self.clients.closed(connection, why);
     }
 }
 
@@ -73,7 +83,7 @@ impl std::fmt::Debug for Links {
 }
 
 impl Links {
-    /// Listens at `listen`, and has `server` answer. Inside the member's runtime. Answers the address too, its port filled in.
+    /// Listens at `listen`, and has `server` answer members and `clients` everybody else. Inside the member's runtime. Answers the address too, its port filled in.
     ///
     /// # Errors
     /// As [`Net::new`] and [`Net::listen`].
@@ -84,6 +94,7 @@ impl Links {
         security: Security,
         rng: Box<dyn Rng>,
         server: Server,
+        clients: Arc<dyn net::Service>,
     ) -> Result<(Links, String)> {
         let hello = Hello {
             protocol: net::PROTOCOL,
@@ -100,7 +111,7 @@ impl Links {
         };
         let settings =
             net::Settings { backoff_max: Duration::from_millis(200), connect_timeout: Duration::from_secs(1), ..net::Settings::default() };
-        let service = Arc::new(Answers(server));
+        let service = Arc::new(Answers { server, clients });
         let net = Net::new(net::Parts { transport, security, hello, settings, service, admission: Arc::new(Nodes), rng })?;
         let address = net.listen(listen).await?;
         Ok((Links { net, peers: Mutex::default() }, address))

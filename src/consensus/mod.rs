@@ -30,7 +30,7 @@ mod wire;
 pub use self::core::{Call, Options, Server, Timing, Transport};
 pub use link::{Introduction, Links};
 pub use machine::Observer;
-pub use node::{Consensus, MemberStatus, Parts, Status};
+pub use node::{Access, Consensus, MemberStatus, Parts, Status};
 pub use queue::{Bounds, Done};
 pub use roster::token_digest;
 pub use wire::Lane;

@@ -1,7 +1,7 @@
 //! One member, from its opening to its end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -332,6 +332,11 @@ impl Consensus {
         self.run(members::order(self.core.clone(), order))
     }
 
+    /// The member, for those who work inside its runtime.
+    pub fn access(&self) -> Access {
+        Access(Arc::downgrade(&self.core))
+    }
+
     /// Where this member stands.
     pub fn status(&self) -> Status {
         status(&self.core)
@@ -354,6 +359,92 @@ impl Consensus {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             drop(thread.join());
+        }
+    }
+}
+
+/// A member, from inside its own runtime, for as long as it is there. Clones are the same member.
+#[derive(Clone)]
+pub struct Access(Weak<Core>);
+
+impl Access {
+    fn core(&self) -> Result<Arc<Core>> {
+        self.0.upgrade().ok_or_else(|| Code::Closed.into())
+    }
+
+    /// As [`Consensus::submit_early`]; answered after `limit` at the latest, and no later than the member answers its own.
+    pub fn submit_early(&self, request: Request, limit: Duration, done: Done) {
+        match self.core() {
+            Ok(core) => core.queue.submit(request, limit.min(core.options.timeout), true, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// As [`Consensus::read`].
+    ///
+    /// # Errors
+    /// As [`Consensus::read`].
+    pub async fn read<T>(&self, body: impl FnOnce(&Ledger) -> T) -> Result<T> {
+        let core = self.core()?;
+        linearize(&core).await?;
+        Ok(body(&core.shared.live().state.ledger))
+    }
+
+    /// As [`Consensus::read_local`].
+    ///
+    /// # Errors
+    /// [`Code::Closed`].
+    pub fn read_local<T>(&self, body: impl FnOnce(&Ledger) -> T) -> Result<T> {
+        Ok(body(&self.core()?.shared.live().state.ledger))
+    }
+
+    /// As [`Consensus::applied_age`].
+    ///
+    /// # Errors
+    /// [`Code::Closed`].
+    pub fn applied_age(&self) -> Result<Duration> {
+        let at = self.core()?.shared.live().applied_at;
+        Ok(super::core::now().saturating_duration_since(at))
+    }
+
+    /// As [`Consensus::remove`].
+    ///
+    /// # Errors
+    /// As [`Consensus::remove`].
+    pub async fn remove(&self, name: String) -> Result<()> {
+        members::order(self.core()?, Order::Remove { name }).await
+    }
+
+    /// As [`Consensus::transfer`].
+    ///
+    /// # Errors
+    /// As [`Consensus::transfer`].
+    pub async fn transfer(&self, to: Option<String>) -> Result<()> {
+        members::order(self.core()?, Order::Transfer { to }).await
+    }
+
+    /// As [`Consensus::make_token`].
+    ///
+    /// # Errors
+    /// As [`Consensus::make_token`].
+    pub async fn make_token(&self, hash: [u8; 32], node: String, ttl_ms: u64) -> Result<()> {
+        members::order(self.core()?, Order::MakeToken { hash, node, ttl_ms }).await
+    }
+
+    /// Where this member stands.
+    ///
+    /// # Errors
+    /// [`Code::Closed`].
+    pub fn status(&self) -> Result<Status> {
+        Ok(status(&*self.core()?))
+    }
+
+    /// Where the leader can be reached, where that is another member and known.
+    pub fn leader(&self) -> Option<String> {
+        let core = self.core().ok()?;
+        match core.role() {
+            Role::Follower { leader } => core.member(leader).map(|m| m.address),
+            Role::Leader { .. } | Role::Lost => None,
         }
     }
 }

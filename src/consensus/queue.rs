@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::core::now;
 use crate::base::{Error, Result, Status};
-use crate::ledger::{Op, Outcome, Request};
+use crate::ledger::{Outcome, Request};
 
 /// Told once how an operation ended, on the consensus thread or on the one that submitted it. Must not block.
 pub type Done = Box<dyn FnOnce(Result<Outcome>) + Send>;
@@ -37,32 +37,6 @@ pub(super) struct Waiting {
     /// it sees to it that a release which is lost then is made again.
     pub early: bool,
     pub done: Done,
-}
-
-/// Whether applying it twice does what applying it once does.
-pub(super) fn may_repeat(request: &Request) -> bool {
-    // A second release answers that there is nothing to release, which is a wrong answer though not a wrong deed.
-    let orch = matches!(&request.op, Op::Orch(op) if op.may_be_repeated());
-    request.seq != 0
-        || orch
-        || matches!(request.op, Op::OpenSession { .. } | Op::TakeOver { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
-}
-
-fn weight(request: &Request) -> usize {
-    let key = |k: &crate::base::Key| k.as_bytes().len() + 2;
-    48 + match &request.op {
-        Op::Acquire { key: k, spec, .. } => key(k) + spec.metadata.len(),
-        Op::AcquireAll { keys, spec, .. } => keys.iter().map(key).sum::<usize>() + spec.metadata.len(),
-        Op::Cancel { keys, .. } => keys.iter().map(key).sum(),
-        Op::Release { key: k, .. } | Op::Renew { key: k, .. } | Op::ForceRelease { key: k, .. } => key(k),
-        Op::OpenSession { name, .. } => name.len(),
-        Op::Orch(op) => op.size(),
-        Op::Revoke { key: k, why, .. } => key(k) + why.len(),
-        Op::Annotate { key: k, metadata, .. } => key(k) + metadata.len(),
-        Op::TakeOver { name, .. } => name.len() + 32,
-        Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
-        Op::Promise(op) => op.bytes(),
-    }
 }
 
 /// Operations that were taken out together, in order.
@@ -175,7 +149,7 @@ impl Queue {
 
     /// Takes an operation in, or says at once why not. `early`: see [`Waiting::early`].
     pub fn submit(&self, request: Request, timeout: Duration, early: bool, done: Done) {
-        let bytes = weight(&request);
+        let bytes = request.weight();
         let mut inner = self.lock();
         let refused = if let Some(error) = &inner.ended {
             error.clone()
@@ -268,11 +242,11 @@ impl Queue {
         let pairs: Vec<_> = batch.requests.into_iter().zip(batch.waiting).collect();
         for (request, waiting) in pairs.into_iter().rev() {
             let Some(waiting) = waiting else { continue };
-            if ended.is_some() || (maybe_applied && !may_repeat(&request)) {
+            if ended.is_some() || (maybe_applied && !request.may_repeat()) {
                 lost.push(waiting.done);
                 continue;
             }
-            let bytes = weight(&request);
+            let bytes = request.weight();
             inner.bytes += bytes;
             inner.waiting.push_front(Pending { request, bytes, waiting });
         }
@@ -346,6 +320,7 @@ pub(super) fn unavailable(why: impl Into<std::borrow::Cow<'static, str>>) -> Err
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::ledger::Op;
     use std::sync::mpsc::{Receiver, channel};
 
     fn request(seq: u64, op: Op) -> Request {

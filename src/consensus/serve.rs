@@ -173,5 +173,7 @@ async fn operations(core: &Arc<Core>, ops: Vec<Request>, early: &[bool], timeout
 /// On the leader: the index from which a read sees everything that was answered before it was asked for.
 pub(super) async fn read_index(core: &Arc<Core>) -> Result<u64> {
     let (at, _) = core.raft()?.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|e| super::queue::unavailable(e.to_string()))?;
-    Ok(at.log_id().index)
+    // A release may have been answered as soon as it had its place in this log, before it was committed.
+    let (last, _) = core.shared.log.ends();
+    Ok(at.log_id().index.max(last.map_or(0, |p| p.index)))
 }

@@ -48,6 +48,11 @@ impl Delivery {
         lock(&self.parked).entry(op).or_default().push(done);
     }
 
+    /// Whether this request is still waiting.
+    pub(crate) fn is_parked(&self, op: OpId) -> bool {
+        lock(&self.parked).contains_key(&op)
+    }
+
     /// Puts events into the outbox. Call it while nothing can follow them, so that their order is that of the changes;
     /// then, without any lock, [`Delivery::deliver`].
     pub(crate) fn post(&self, events: Vec<Event>) {

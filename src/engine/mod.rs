@@ -1,5 +1,11 @@
 //! Where an operation goes: one interface over the forms of a ledger.
 
+mod client;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod client_test;
+mod client_watches;
+mod clients;
 mod delivery;
 mod durable;
 mod memory;
@@ -18,6 +24,7 @@ use std::time::Duration;
 use crate::base::{Error, Key, Moment, Result, SessionId, Status, Token};
 use crate::ledger::{Counts, Event, Held, LockInfo, Outcome, Pattern, PromiseInfo, Request, SessionInfo, Spec, orch};
 
+pub use client::ClientEngine;
 pub use durable::{DurableEngine, DurableOptions, DurableStatus, Values};
 pub use memory::MemoryEngine;
 pub use plugged::{PluggedEngine, PluggedOptions};
@@ -80,6 +87,8 @@ pub enum Engine {
     Raft(RaftEngine),
     /// At a lock service of the host's.
     Plugged(PluggedEngine),
+    /// Replicated, and this node is no member: a client of the cluster.
+    Client(ClientEngine),
 }
 
 /// All methods fail with [`crate::base::Status::Closed`] after [`Engine::close`] and with [`crate::base::Status::Poisoned`] after a failure
@@ -95,6 +104,7 @@ impl Engine {
             Engine::Durable(engine) => engine.execute(request),
             Engine::Raft(engine) => engine.execute(request),
             Engine::Plugged(engine) => engine.execute(request),
+            Engine::Client(engine) => engine.execute(request),
         }
     }
 
@@ -105,6 +115,7 @@ impl Engine {
             Engine::Durable(engine) => engine.submit(request, done),
             Engine::Raft(engine) => engine.submit(request, done),
             Engine::Plugged(engine) => engine.submit(request, done),
+            Engine::Client(engine) => engine.submit(request, done),
         }
     }
 
@@ -119,6 +130,7 @@ impl Engine {
             Engine::Durable(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Raft(engine) => engine.try_acquire(session, key, spec, req),
             Engine::Plugged(engine) => engine.try_acquire(session, key, spec, req),
+            Engine::Client(engine) => engine.try_acquire(session, key, spec, req),
         }
     }
 
@@ -133,6 +145,7 @@ impl Engine {
             Engine::Durable(engine) => engine.release(session, key, token),
             Engine::Raft(engine) => engine.release(session, key, token),
             Engine::Plugged(engine) => engine.release(session, key, token),
+            Engine::Client(engine) => engine.release(session, key, token),
         }
     }
 
@@ -146,6 +159,7 @@ impl Engine {
             Engine::Durable(engine) => engine.tick(),
             Engine::Raft(engine) => engine.tick(),
             Engine::Plugged(engine) => engine.tick(),
+            Engine::Client(_) => Ok(()),
         }
     }
 
@@ -155,7 +169,7 @@ impl Engine {
             Engine::Memory(engine) => engine.next_tick(),
             Engine::Durable(engine) => engine.next_tick(),
             // The leader moves the clock, whoever that is.
-            Engine::Raft(_) => None,
+            Engine::Raft(_) | Engine::Client(_) => None,
             Engine::Plugged(engine) => engine.next_tick(),
         }
     }
@@ -167,6 +181,7 @@ impl Engine {
             Engine::Durable(engine) => engine.close(),
             Engine::Raft(engine) => engine.close(),
             Engine::Plugged(engine) => engine.close(),
+            Engine::Client(engine) => engine.close(),
         }
     }
 
@@ -180,6 +195,7 @@ impl Engine {
             Engine::Durable(engine) => engine.lock(key),
             Engine::Raft(engine) => engine.lock(key),
             Engine::Plugged(engine) => engine.lock(key),
+            Engine::Client(engine) => engine.lock(key),
         }
     }
 
@@ -193,6 +209,7 @@ impl Engine {
             Engine::Durable(engine) => engine.locks(prefix, after, limit),
             Engine::Raft(engine) => engine.locks(prefix, after, limit),
             Engine::Plugged(engine) => engine.locks(),
+            Engine::Client(engine) => engine.locks(prefix, after, limit),
         }
     }
 
@@ -206,6 +223,7 @@ impl Engine {
             Engine::Durable(engine) => engine.promises(prefix, limit),
             Engine::Raft(engine) => engine.promises(prefix, limit),
             Engine::Plugged(_) => Err(Error::new(Status::Misuse, "promises are not offered by this lock service")),
+            Engine::Client(engine) => engine.promises(prefix, limit),
         }
     }
 
@@ -219,6 +237,7 @@ impl Engine {
             Engine::Durable(engine) => engine.lock_local(key),
             Engine::Raft(engine) => engine.lock_local(key),
             Engine::Plugged(engine) => engine.lock_local(key),
+            Engine::Client(engine) => engine.lock_local(key),
         }
     }
 
@@ -232,6 +251,7 @@ impl Engine {
             Engine::Durable(engine) => engine.watch(pattern),
             Engine::Raft(engine) => engine.watch(pattern),
             Engine::Plugged(engine) => engine.watch(pattern),
+            Engine::Client(engine) => engine.watch(pattern),
         }
     }
 
@@ -245,6 +265,7 @@ impl Engine {
             Engine::Durable(engine) => engine.held_by(session),
             Engine::Raft(engine) => engine.held_by(session),
             Engine::Plugged(engine) => engine.held_by(session),
+            Engine::Client(engine) => engine.held_by(session),
         }
     }
 
@@ -258,6 +279,7 @@ impl Engine {
             Engine::Durable(engine) => engine.sessions(),
             Engine::Raft(engine) => engine.sessions(),
             Engine::Plugged(engine) => engine.sessions(),
+            Engine::Client(engine) => engine.sessions(),
         }
     }
 
@@ -271,6 +293,7 @@ impl Engine {
             Engine::Durable(engine) => engine.orch(look),
             Engine::Raft(engine) => engine.orch(look),
             Engine::Plugged(_) => Err(Error::new(Status::Misuse, "a host's lock service keeps no schedules")),
+            Engine::Client(_) => Err(Error::new(Status::Misuse, "a client runs no schedules: a member does")),
         }
     }
 
@@ -279,11 +302,14 @@ impl Engine {
     /// # Errors
     /// As said of all methods.
     pub fn ask(&self, query: &orch::OrchQuery) -> Result<serde_json::Value> {
-        if let Engine::Raft(engine) = self {
-            return engine.ask(query);
+        match self {
+            Engine::Raft(engine) => engine.ask(query),
+            Engine::Client(engine) => engine.ask(query),
+            _ => {
+                let query = query.clone();
+                self.orch(move |state, now| state.ask(&query, now))
+            }
         }
-        let query = query.clone();
-        self.orch(move |state, now| state.ask(&query, now))
     }
 
     /// Counts.
@@ -296,6 +322,7 @@ impl Engine {
             Engine::Durable(engine) => engine.counts(),
             Engine::Raft(engine) => engine.counts(),
             Engine::Plugged(engine) => engine.counts(),
+            Engine::Client(engine) => engine.counts(),
         }
     }
 

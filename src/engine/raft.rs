@@ -16,6 +16,7 @@ use crate::net::{NetStatus, Security};
 use crate::store::disk::Disk;
 use crate::store::{DataDir, Owner, RedbState, StateStore, Wal};
 
+use super::clients::Clients;
 use super::delivery::Delivery;
 use super::{Completion, EventSink, Local, OpId, Watch};
 
@@ -70,6 +71,7 @@ pub struct RaftOptions {
 struct Front {
     delivery: Delivery,
     state: Arc<RedbState>,
+    clients: Arc<Clients>,
     ended: Mutex<Option<Error>>,
     /// Grants whose release was answered, perhaps before it was durable, and when to look whether they are gone.
     released: Mutex<ToLookAt>,
@@ -103,6 +105,7 @@ impl Front {
 
 impl Observer for Front {
     fn events(&self, events: &mut Vec<Event>) {
+        self.clients.tell(events);
         self.delivery.post(std::mem::take(events));
         self.delivery.deliver();
     }
@@ -120,6 +123,7 @@ impl Observer for Front {
     }
 
     fn skipped(&self, start: &dyn Fn(&Pattern) -> WatchStart) {
+        self.clients.skipped();
         self.delivery.watches().restart(start);
         let why = "this member fell behind and may have missed how the wait ended";
         self.delivery.fail(&Error::new(Status::Unavailable, why));
@@ -154,7 +158,7 @@ impl std::fmt::Debug for RaftEngine {
     }
 }
 
-fn waits(request: &Request) -> Option<(OpId, u64)> {
+pub(super) fn waits(request: &Request) -> Option<(OpId, u64)> {
     match &request.op {
         Op::Acquire { wait_ms: Some(wait), req, .. } | Op::AcquireAll { wait_ms: Some(wait), req, .. } => {
             Some((OpId { session: request.session, req: *req }, *wait))
@@ -246,8 +250,15 @@ impl RaftEngine {
         }
         let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
         let kept = state.clone();
-        let front = Front { delivery: Delivery::new(sink), state: state.clone(), ended: Mutex::default(), released: Mutex::default() };
-        let front = Arc::new(front);
+        let clients = Arc::new(Clients::default());
+        let front = Arc::new(Front {
+            delivery: Delivery::new(sink),
+            state: state.clone(),
+            clients: clients.clone(),
+            ended: Mutex::default(),
+            released: Mutex::default(),
+        });
+        let served: Arc<dyn crate::net::Service> = Arc::new(clients.clone());
         let lineage = match state.get_meta(LINEAGE)?.map(<[u8; 16]>::try_from) {
             None => 0,
             Some(Ok(bytes)) => u128::from_le_bytes(bytes),
@@ -260,7 +271,7 @@ impl RaftEngine {
             let who = Introduction { cluster: options.cluster, name: options.node.clone(), disk: identity.disk_id, boot, lineage };
             let transport = Arc::new(crate::net::Tcp(crate::net::TcpOptions::default()));
             let server = Server::default();
-            let links = Links::open(who, &options.listen, transport, options.security, Box::new(SystemRng::new()?), server.clone());
+            let links = Links::open(who, &options.listen, transport, options.security, Box::new(SystemRng::new()?), server.clone(), served);
             let (links, bound) = links.await?;
             let links = Arc::new(links);
             drop(opened.set(links.clone()));
@@ -285,6 +296,7 @@ impl RaftEngine {
             Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))
         })?;
         consensus.read_local(|ledger| front.delivery.watches().connect(ledger.watched()));
+        clients.bind(consensus.access(), front.delivery.watches().clone());
         Ok(RaftEngine { consensus: Arc::new(consensus), front, timeout, state: kept, cluster, links, _dir: dir })
     }
 

@@ -12,7 +12,7 @@ use crate::consensus::Timing;
 use crate::ledger::{Event, Op, Outcome, Params, Request, Spec};
 use crate::net::Security;
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 struct Silent;
 
@@ -21,20 +21,24 @@ impl EventSink for Silent {
     fn nearer_deadline(&self) {}
 }
 
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
     founders: Vec<(String, String)>,
 }
 
 impl Place {
-    fn new(count: usize) -> Place {
+    pub(super) fn new(count: usize) -> Place {
         let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |l: &TcpListener| l.local_addr().unwrap().to_string();
         let founders = held.iter().enumerate().map(|(i, l)| (format!("n{i}"), address(l))).collect();
         Place { dir: tempfile::tempdir().unwrap(), founders }
     }
 
-    fn open(&self, i: usize) -> Result<RaftEngine> {
+    pub(super) fn address(&self, i: usize) -> String {
+        self.founders[i].1.clone()
+    }
+
+    pub(super) fn open(&self, i: usize) -> Result<RaftEngine> {
         let (name, listen) = self.founders[i].clone();
         let options = RaftOptions {
             data_dir: self.dir.path().join(&name),

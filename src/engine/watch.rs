@@ -1,6 +1,6 @@
 //! Watches: who holds a key, told from this replica's own changes, in order, without polling and without an entry in the log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ impl Feed {
         self.change(|queue| {
             let gone: Vec<Key> = match prefix {
                 true => {
-                    let held: std::collections::HashSet<&Key> = start.changes.iter().map(|c| &c.key).collect();
+                    let held: HashSet<&Key> = start.changes.iter().map(|c| &c.key).collect();
                     let older =
                         |(key, (revision, _)): (&Key, &(u64, _))| (*revision <= start.floor && !held.contains(key)).then(|| key.clone());
                     queue.known.iter().filter_map(older).collect()
@@ -161,6 +161,25 @@ impl Watches {
         for feed in self.list() {
             feed.feed(change);
         }
+    }
+
+    /// The patterns that are watched, each once.
+    pub(crate) fn patterns(&self) -> HashSet<Pattern> {
+        self.list().iter().map(|feed| feed.pattern.clone()).collect()
+    }
+
+    /// Begins the watches of just this pattern, or begins them anew. False: there is none.
+    pub(crate) fn begin_only(&self, pattern: &Pattern, start: &WatchStart) -> bool {
+        let feeds: Vec<_> = self.list().into_iter().filter(|feed| feed.pattern == *pattern).collect();
+        feeds.iter().for_each(|feed| feed.start(start.clone()));
+        !feeds.is_empty()
+    }
+
+    /// Passes a change on to the watches of just this pattern. False: there is none.
+    pub(crate) fn feed_only(&self, pattern: &Pattern, change: &Change) -> bool {
+        let feeds: Vec<_> = self.list().into_iter().filter(|feed| feed.pattern == *pattern).collect();
+        feeds.iter().for_each(|feed| feed.feed(change));
+        !feeds.is_empty()
     }
 
     /// Changes were missed: every watch goes on from what there is now.

@@ -46,6 +46,35 @@ pub struct Request {
     pub op: Op,
 }
 
+impl Request {
+    /// Whether applying it twice does what applying it once does, and answers the same.
+    pub fn may_repeat(&self) -> bool {
+        // A second release answers that there is nothing to release, which is a wrong answer though not a wrong deed.
+        let orch = matches!(&self.op, Op::Orch(op) if op.may_be_repeated());
+        self.seq != 0
+            || orch
+            || matches!(self.op, Op::OpenSession { .. } | Op::TakeOver { .. } | Op::RenewSession | Op::Cancel { .. } | Op::Tick)
+    }
+
+    /// About how many bytes it takes in the log.
+    pub fn weight(&self) -> usize {
+        let key = |k: &Key| k.as_bytes().len() + 2;
+        48 + match &self.op {
+            Op::Acquire { key: k, spec, .. } => key(k) + spec.metadata.len(),
+            Op::AcquireAll { keys, spec, .. } => keys.iter().map(key).sum::<usize>() + spec.metadata.len(),
+            Op::Cancel { keys, .. } => keys.iter().map(key).sum(),
+            Op::Release { key: k, .. } | Op::Renew { key: k, .. } | Op::ForceRelease { key: k, .. } => key(k),
+            Op::OpenSession { name, .. } => name.len(),
+            Op::Orch(op) => op.size(),
+            Op::Revoke { key: k, why, .. } => key(k) + why.len(),
+            Op::Annotate { key: k, metadata, .. } => key(k) + metadata.len(),
+            Op::TakeOver { name, .. } => name.len() + 32,
+            Op::Promise(op) => op.bytes(),
+            Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
+        }
+    }
+}
+
 /// How holders of a lock exclude each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub enum Mode {

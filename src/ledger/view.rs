@@ -1,11 +1,12 @@
 //! What queries answer. Nothing that has run out is shown as held, whether or not its end has been recorded yet.
 
+use crate::base::codec::{Decode, Encode};
 use crate::base::{Key, SessionId, Token};
 
 use super::command::{Mode, Renew};
 
 /// A grant, seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Holder {
     /// Whose.
     pub session: SessionId,
@@ -26,7 +27,7 @@ pub struct Holder {
 }
 
 /// A grant as its own session finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Held {
     /// The lock.
     pub key: Key,
@@ -39,7 +40,7 @@ pub struct Held {
 }
 
 /// A place in a queue, seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Waiter {
     /// Whose.
     pub session: SessionId,
@@ -56,7 +57,7 @@ pub struct Waiter {
 }
 
 /// A lock and everybody around it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LockInfo {
     /// Its name.
     pub key: Key,
@@ -69,7 +70,7 @@ pub struct LockInfo {
 }
 
 /// A session, seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct SessionInfo {
     /// Its number.
     pub id: SessionId,
@@ -82,7 +83,7 @@ pub struct SessionInfo {
 }
 
 /// Counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Counts {
     /// Living sessions, and dead ones that still have something to clear away.
     pub sessions: u64,

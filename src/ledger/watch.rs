@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{PoisonError, RwLock};
 
+use crate::base::codec::{Decode, Encode};
 use crate::base::{Key, SessionId, Token};
 
 use super::hub::Cx;
@@ -12,7 +13,7 @@ use super::shard::Shard;
 use super::slab::{NONE, Probe};
 
 /// Which keys a watch is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Pattern {
     /// This one.
     Key(Key),
@@ -31,7 +32,7 @@ impl Pattern {
 }
 
 /// The first holder of a key, as watchers see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Holding {
     /// Whose grant.
     pub session: SessionId,
@@ -46,7 +47,7 @@ pub struct Holding {
 }
 
 /// What is known of a key's holders after a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Change {
     /// Orders the changes of one key on one replica: a larger number is later. It means nothing elsewhere.
     pub revision: u64,

@@ -8,7 +8,7 @@ use super::Env;
 use super::core::Sink;
 use super::member;
 use crate::base::{Config, Error, NodeId, Result, Status, SystemRng};
-use crate::engine::{DurableEngine, DurableOptions, Engine, MemoryEngine, PluggedEngine, PluggedOptions, RaftEngine, Values};
+use crate::engine::{ClientEngine, DurableEngine, DurableOptions, Engine, MemoryEngine, PluggedEngine, PluggedOptions, RaftEngine, Values};
 use crate::gate::{EpochStore, MemoryEpochs};
 use crate::ledger::Params;
 use crate::plug::LockService;
@@ -31,6 +31,14 @@ pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink
         let options = member::options(config, named.as_ref(), params(config)?, &env.clock)?;
         let id = options.node.clone();
         return Ok((Engine::Raft(RaftEngine::open(options, env.clock.clone(), sink)?), id));
+    }
+    if !config.get("connect")?.is_empty() {
+        let id = match named {
+            Some(id) => id,
+            None => NodeId::new(&format!("client-{:016x}", env.rng.next_u64()))?,
+        };
+        let options = member::client(config, &id, env)?;
+        return Ok((Engine::Client(ClientEngine::open(options, sink)?), id));
     }
     for lonely in ["advertise", "join_token", "tls_ca", "tls_cert", "tls_key"] {
         if !config.get(lonely)?.is_empty() {
@@ -209,7 +217,7 @@ impl<K: Kept> EpochStore for DurableEpochs<K> {
 /// Where the gates' epochs are remembered: as long as what the engine holds.
 pub(super) fn epochs(engine: &Engine) -> Arc<dyn EpochStore> {
     match engine {
-        Engine::Memory(_) | Engine::Plugged(_) => Arc::new(MemoryEpochs::default()),
+        Engine::Memory(_) | Engine::Plugged(_) | Engine::Client(_) => Arc::new(MemoryEpochs::default()),
         Engine::Durable(engine) => Arc::new(DurableEpochs(engine.values())),
         Engine::Raft(engine) => Arc::new(DurableEpochs(engine.state().clone())),
     }

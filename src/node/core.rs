@@ -94,7 +94,7 @@ impl Core {
 
     /// Whether the ledger answers only while enough of a cluster can be reached.
     pub(super) fn waits_for_a_majority(&self) -> bool {
-        matches!(self.engine, Engine::Raft(_))
+        matches!(self.engine, Engine::Raft(_) | Engine::Client(_))
     }
 
     pub(super) fn forked(&self) -> bool {

@@ -1,15 +1,17 @@
-//! The settings of a cluster member: what they say, and where they contradict each other.
+//! The settings of a cluster member and of a client: what they say, and where they contradict each other.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Clock, Config, Error, NodeId, Result};
+use super::Env;
+use crate::base::{Clock, Config, Error, NodeId, Result, SystemRng};
+use crate::client;
 use crate::consensus::Timing;
 use crate::engine::RaftOptions;
 use crate::ledger::Params;
-use crate::net::{Party, Security, Tls, TlsFiles};
+use crate::net::{Party, Security, Tcp, TcpOptions, Tls, TlsFiles};
 
 /// Whether these settings make the node a member of a cluster.
 pub(super) fn is_member(config: &Config) -> Result<bool> {
@@ -106,7 +108,7 @@ fn timing(config: &Config) -> Result<Timing> {
     Ok(timing)
 }
 
-fn security(config: &Config, node: &NodeId, clock: &Arc<dyn Clock>) -> Result<Security> {
+fn security(config: &Config, party: &Party, clock: &Arc<dyn Clock>) -> Result<Security> {
     let files = [config.get("tls_ca")?, config.get("tls_cert")?, config.get("tls_key")?];
     let insecure = config.flag("insecure")?;
     if files.iter().all(|f| f.is_empty()) {
@@ -121,7 +123,7 @@ fn security(config: &Config, node: &NodeId, clock: &Arc<dyn Clock>) -> Result<Se
         return Err(Error::invalid("insecure", "cannot be with TLS files: choose one"));
     }
     let [authorities, certificate, key] = files.map(PathBuf::from);
-    let tls = Tls::open(TlsFiles { authorities, certificate, key }, config.get("cluster_id")?, &Party::node(node), clock.clone())?;
+    let tls = Tls::open(TlsFiles { authorities, certificate, key }, config.get("cluster_id")?, party, clock.clone())?;
     Ok(Security::Tls(Arc::new(tls)))
 }
 
@@ -178,7 +180,7 @@ pub(super) fn options(config: &Config, named: Option<&NodeId>, params: Params, c
         return Err(Error::invalid("advertise", format_args!("is missing: nobody can reach {listen}")));
     }
     let timing = timing(config)?;
-    let security = security(config, node, clock)?;
+    let security = security(config, &Party::node(node), clock)?;
     if matches!(security, Security::Loopback) {
         check_plain("listen", [listen])?;
         check_plain("peers", founders.iter().map(|(_, a)| a.as_str()))?;
@@ -207,6 +209,40 @@ pub(super) fn options(config: &Config, named: Option<&NodeId>, params: Params, c
         timeout: Duration::from_millis(config.number("request_timeout_ms")?),
         segment_bytes: config.number("wal_segment_bytes")?,
         snapshot_bytes: config.number("snapshot_bytes")?,
+    })
+}
+
+/// What a client is opened with.
+pub(super) fn client(config: &Config, name: &NodeId, env: &mut Env) -> Result<client::Options> {
+    for other in ["advertise", "data_dir", "join_token", "listen", "peers", "seeds"] {
+        if !config.get(other)?.is_empty() {
+            return Err(Error::invalid(other, "cannot be with connect: a process is a member of the cluster or its client"));
+        }
+    }
+    let mut addresses: Vec<String> = Vec::new();
+    for address in list(config.get("connect")?) {
+        dialled("connect", address)?;
+        if !addresses.iter().any(|a| a == address) {
+            addresses.push(address.to_owned());
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Error::invalid("connect", "names no address"));
+    }
+    let party = Party::Client(name.as_str().to_owned());
+    let security = security(config, &party, &env.clock)?;
+    if matches!(security, Security::Loopback) {
+        check_plain("connect", addresses.iter().map(String::as_str))?;
+    }
+    Ok(client::Options {
+        cluster: config.get("cluster_id")?.to_owned(),
+        name: name.as_str().to_owned(),
+        boot: env.rng.next_u128() | 1,
+        addresses,
+        transport: Arc::new(Tcp(TcpOptions::default())),
+        security,
+        rng: Box::new(SystemRng::new()?),
+        timeout: Duration::from_millis(config.number("request_timeout_ms")?),
     })
 }
 

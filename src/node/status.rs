@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::core::Core;
 use crate::base::Status;
-use crate::engine::{Engine, RaftEngine};
+use crate::client::MemberInfo;
+use crate::engine::{ClientEngine, Engine, RaftEngine};
 use crate::gate::{GateStatus, Mode};
 use crate::net::NetStatus;
 use crate::plug::Capabilities;
@@ -18,7 +19,7 @@ pub struct NodeStatus {
     pub version: &'static str,
     /// The node's name.
     pub node_id: String,
-    /// `memory`, `durable`, `raft`, or `plugged` over a lock service of the host's.
+    /// `memory`, `durable`, `raft`, `client`, or `plugged` over a lock service of the host's.
     pub form: &'static str,
     /// `running`, `poisoned`, `closed` or `forked`.
     pub state: &'static str,
@@ -85,7 +86,7 @@ pub struct PendingStatus {
 pub struct ClusterStatus {
     /// The cluster's name.
     pub cluster_id: String,
-    /// `leader`, `follower`, `learner` (its vote does not count yet) or `none`: it belongs to no cluster yet.
+    /// `leader`, `follower`, `learner` (its vote does not count yet), `none` (it belongs to no cluster yet), or `client`.
     pub role: &'static str,
     /// The leader's node id, if this member knows one.
     pub leader: Option<String>,
@@ -101,6 +102,8 @@ pub struct ClusterStatus {
     pub refused: BTreeMap<String, String>,
     /// For each node, index after the last entry that the cluster remembers it to have on disk: one that comes back with less is refused.
     pub marked: BTreeMap<String, u64>,
+    /// The member that a client asks at present.
+    pub connected_to: Option<String>,
     /// The network: `security` is `tls`, `loopback`, or the weaker mode `insecure`.
     pub net: Option<NetStatus>,
 }
@@ -129,18 +132,49 @@ pub(super) fn cluster(id: &str, engine: &RaftEngine) -> ClusterStatus {
         pending: PendingStatus { waiting: status.pending.0, under_way: status.pending.1 },
         refused: status.refused,
         marked: status.marked,
+        connected_to: None,
         net: engine.net(),
+    }
+}
+
+impl From<MemberInfo> for Member {
+    fn from(m: MemberInfo) -> Member {
+        Member { name: m.name, address: m.address, voter: m.voter, leader: m.leader, log_end: m.log_end }
+    }
+}
+
+fn client(engine: &ClientEngine) -> ClusterStatus {
+    let (term, members) = engine.known_members();
+    let link = engine.status();
+    let members: Vec<Member> = members.into_iter().map(Member::from).collect();
+    ClusterStatus {
+        cluster_id: engine.cluster().to_owned(),
+        role: "client",
+        leader: members.iter().find(|m| m.leader).map(|m| m.name.clone()),
+        term,
+        members,
+        log: LogStatus { end: 0, applied_end: 0, purged_end: 0 },
+        pending: link
+            .as_ref()
+            .map_or(PendingStatus { waiting: 0, under_way: 0 }, |l| PendingStatus { waiting: l.waiting, under_way: l.under_way }),
+        refused: BTreeMap::new(),
+        marked: BTreeMap::new(),
+        connected_to: link.as_ref().and_then(|l| l.member.clone()).map(|(name, _)| name),
+        net: link.map(|l| l.net),
     }
 }
 
 pub(super) fn of(core: &Core) -> NodeStatus {
     // A node that is poisoned or forked still says so; its counts are then those of nothing.
-    let counts = if core.forked() { None } else { core.engine.counts().ok() }.unwrap_or_default();
+    // A client does not ask the cluster for its counts: a status waits for nobody.
+    let silent = core.forked() || matches!(core.engine, Engine::Client(_));
+    let counts = if silent { None } else { core.engine.counts().ok() }.unwrap_or_default();
     let gates: Vec<GateStatus> = core.gate_list().iter().map(|g| g.status(core)).collect();
     let unmarked = matches!(&core.engine, Engine::Durable(e) if !e.is_marked());
     let unmarked = unmarked.then(|| "data_dir: unmarked, a wiped directory would be taken for a new one".to_owned());
     let cluster = match &core.engine {
         Engine::Raft(engine) if !core.forked() => Some(cluster(core.id.as_str(), engine)),
+        Engine::Client(engine) if !core.forked() => Some(client(engine)),
         _ => None,
     };
     let insecure = cluster.as_ref().and_then(|c| c.net.as_ref()).is_some_and(|n| n.security == "insecure");
@@ -168,6 +202,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
             Engine::Durable(_) => "durable",
             Engine::Raft(_) => "raft",
             Engine::Plugged(_) => "plugged",
+            Engine::Client(_) => "client",
         },
         state,
         poisoned: core.poison_text().to_owned(),
