@@ -1478,6 +1478,21 @@ int32_t tenure_node_open(struct tenure_config config,
                          struct tenure_error *err);
 
 /**
+ * Opens a node that is a client: it uses a cluster without being a member, with all the calls of a node. It keeps nothing on disk, and
+ * does not wait for a member: the first call that needs one does.
+ *
+ * Parameters: addresses - where members may be reached, `host:port,...`: any of them will do, the others are learnt from it; config - more
+ * settings, copied, or 0; out_node - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for an address or settings that contradict each other; #TENURE_IO; #TENURE_LIMIT;
+ * #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE.
+ * Memory: as tenure_node_open(). Threads: any. Since: 0.1.
+ */
+int32_t tenure_client_open(struct tenure_bytes addresses,
+                           struct tenure_config config,
+                           struct tenure_node *out_node,
+                           struct tenure_error *err);
+
+/**
  * Closes a node: its gates close, its sessions end, which frees their locks, its threads end, and all callbacks that are due are
  * called. No callback runs after it has returned. Closing twice is no error; a poisoned node can be closed.
  *

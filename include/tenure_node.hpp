@@ -88,6 +88,17 @@ class Node {
     return open_with(config->get());
   }
 
+  // A client of the cluster whose members may be reached at `addresses` ("host:port,..."), and no member itself. Needs no disk and does not
+  // wait for a member.
+  static Result<Node> connect(std::string_view addresses, Config::Settings settings = {}) {
+    auto config = Config::of(settings);
+    if (!config) return config.error();
+    tenure_node n;
+    tenure_error err;
+    if (tenure_client_open(detail::bytes(addresses), config->get(), &n, &err) != TENURE_OK) return Error(err);
+    return Node(n);
+  }
+
   Node(Node&&) noexcept = default;
   Node& operator=(Node&& other) noexcept {
     if (this != &other) {
@@ -242,6 +253,9 @@ inline Result<void> set_log(tenure_log_level level, LogFunction f) {
   delete std::exchange(current, next);
   return set;
 }
+
+// As Node::connect.
+inline Result<Node> connect(std::string_view addresses, Config::Settings settings = {}) { return Node::connect(addresses, settings); }
 
 }  // namespace tenure
 

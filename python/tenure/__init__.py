@@ -37,7 +37,7 @@ from tenure.errors import *  # noqa: F403
 from tenure.fence import EpochAdmission, EpochFence, EpochPass, admit_epoch, read_epoch
 from tenure.gate import Gate
 from tenure.granter import Granter, Order, Promise
-from tenure.node import Node, Session
+from tenure.node import Node, Session, connect
 from tenure.orchestrator import Orchestrator, Simulation, Task
 from tenure.plug import Capabilities, LockHolder, LockService
 
@@ -85,6 +85,7 @@ __all__ = [  # noqa: PLE0604
     "Watched",
     "WriteClass",
     "admit_epoch",
+    "connect",
     "read_epoch",
     *errors.__all__,
 ]

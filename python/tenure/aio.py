@@ -49,6 +49,7 @@ __all__ = [
     "Session",
     "Verdict",
     "Watch",
+    "connect",
 ]
 
 
@@ -551,3 +552,9 @@ def _on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[T], object]) -
             return
 
     return tell
+
+
+def connect(addresses: str | Iterable[str], **options: Any) -> Node:
+    """A client of a cluster, to be opened like a :class:`Node`. Arguments as those of :func:`tenure.connect`."""
+    listed = addresses if isinstance(addresses, str) else ",".join(addresses)
+    return Node(connect=listed, **options)

@@ -280,7 +280,8 @@ class Node(Locks):
                 self._runner.close()
             raise
         # Whether a call may take long: then it must not be made on an event loop.
-        self._waits = self._open.durable or lock_service is not None or bool(wanted.get("etcd"))
+        elsewhere = lock_service is not None or any(wanted.get(key) for key in ("etcd", "connect"))
+        self._waits = self._open.durable or elsewhere
         self._core = self._open.session()
         self._node = self
         self._lock = threading.Lock()
@@ -494,3 +495,14 @@ class Node(Locks):
             except BaseException:
                 # Even a sys.exit() in it: the others are told all the same.
                 logger.exception("an event callback failed")
+
+
+def connect(addresses: str | Iterable[str], **options: Any) -> Node:
+    """A client of a cluster: a node that is no member, with all the verbs of one.
+
+    ``addresses``: where members may be reached, ``"host:port,..."`` or several such; any of them will do, the others are learnt from it.
+    ``options`` are settings as for :class:`Node`. It keeps nothing on disk. No member is waited for: the first call that needs
+    one does, for at most ``request_timeout``, and raises ``UnavailableError`` then; ``wait_ready()`` waits longer.
+    """
+    listed = addresses if isinstance(addresses, str) else ",".join(addresses)
+    return Node(connect=listed, **options)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::args::{Out, TextOut, bytes};
+use super::args::{Out, TextOut, bytes, text};
 use super::config::settings;
 use super::guard::{guard, guard_clone, guard_on, guard_or};
 use super::log;
@@ -16,6 +16,8 @@ use super::types::{tenure_bytes, tenure_config, tenure_error, tenure_node, tenur
 use crate::base::{Error, Result, Status, process};
 use crate::node::{Holder, LockInfo, LockMode, Node, Watch};
 
+/// Bytes of a list of addresses, at most.
+const ADDRESSES_MAX: usize = 1 << 16;
 /// Most locks in one listing.
 const LISTING_MAX: usize = 1 << 20;
 
@@ -76,10 +78,40 @@ pub unsafe extern "C" fn tenure_node_open(config: tenure_config, out_node: *mut 
         log::install_panic_hook();
         log::check_may_wait()?;
         let out = Out::required(out_node, "out_node")?;
-        let node = Node::open(&settings(config)?)?;
-        let handle = published(node)?;
         // SAFETY: the header asks for a writable place.
-        unsafe { out.set(handle) };
+        unsafe { out.set(published(Node::open(&settings(config)?)?)?) };
+        Ok(())
+    })
+}
+
+/// Opens a node that is a client: it uses a cluster without being a member, with all the calls of a node. It keeps nothing on disk, and
+/// does not wait for a member: the first call that needs one does.
+///
+/// Parameters: addresses - where members may be reached, `host:port,...`: any of them will do, the others are learnt from it; config - more
+/// settings, copied, or 0; out_node - where the handle goes; err - or NULL.
+/// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT for an address or settings that contradict each other; #TENURE_IO; #TENURE_LIMIT;
+/// #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE.
+/// Memory: as tenure_node_open(). Threads: any. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_client_open(
+    addresses: tenure_bytes,
+    config: tenure_config,
+    out_node: *mut tenure_node,
+    err: *mut tenure_error,
+) -> i32 {
+    guard(err, || {
+        log::install_panic_hook();
+        log::check_may_wait()?;
+        let out = Out::required(out_node, "out_node")?;
+        // SAFETY: the header asks for readable memory.
+        let addresses = unsafe { text(addresses, "addresses", ADDRESSES_MAX)? };
+        if addresses.is_empty() {
+            return Err(Error::invalid("addresses", "names no address"));
+        }
+        let mut config = settings(config)?;
+        config.set("connect", addresses)?;
+        // SAFETY: the header asks for a writable place.
+        unsafe { out.set(published(Node::open(&config)?)?) };
         Ok(())
     })
 }

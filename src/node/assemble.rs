@@ -27,11 +27,6 @@ fn params(config: &Config) -> Result<Params> {
 
 /// The engine, and the node's name: the one asked for, or one of its own making.
 pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink: Arc<Sink>) -> Result<(Engine, NodeId)> {
-    if member::is_member(config)? {
-        let options = member::options(config, named.as_ref(), params(config)?, &env.clock)?;
-        let id = options.node.clone();
-        return Ok((Engine::Raft(RaftEngine::open(options, env.clock.clone(), sink)?), id));
-    }
     if !config.get("connect")?.is_empty() {
         let id = match named {
             Some(id) => id,
@@ -39,6 +34,11 @@ pub(super) fn engine(config: &Config, named: Option<NodeId>, env: &mut Env, sink
         };
         let options = member::client(config, &id, env)?;
         return Ok((Engine::Client(ClientEngine::open(options, sink)?), id));
+    }
+    if member::is_member(config)? {
+        let options = member::options(config, named.as_ref(), params(config)?, &env.clock)?;
+        let id = options.node.clone();
+        return Ok((Engine::Raft(RaftEngine::open(options, env.clock.clone(), sink)?), id));
     }
     for lonely in ["advertise", "join_token", "tls_ca", "tls_cert", "tls_key"] {
         if !config.get(lonely)?.is_empty() {

@@ -286,6 +286,12 @@ static void nodes(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open(none, NULL, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_open(none, (tenure_node *)((char *)&o.node + 1), err));
   REFUSED(TENURE_BAD_HANDLE, tenure_node_open(forged, &o.node, err));
+  BAD_TEXT(tenure_client_open(t, none, &o.node, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_client_open(empty, none, &o.node, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_client_open(text("nowhere"), none, &o.node, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_client_open(text("10.0.0.1:7001"), none, &o.node, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_client_open(text("127.0.0.1:7001"), none, NULL, err));
+  REFUSED(TENURE_BAD_HANDLE, tenure_client_open(text("127.0.0.1:7001"), forged, &o.node, err));
   services();
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_close(n, 0, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_session(n, &o.session, err));

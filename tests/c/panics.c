@@ -99,6 +99,7 @@ int main(void) {
   PANICS(tenure_config_load(config, text("gate.mode = disabled"), err));
   PANICS(tenure_node_open(none, &n, err));
   PANICS(tenure_node_open_with_service(none, NULL, &n, err));
+  PANICS(tenure_client_open(text("127.0.0.1:1"), none, &n, err));
 
   POISONS(tenure_node_close(node, 0, err));
   POISONS(tenure_node_session(node, &s, err));

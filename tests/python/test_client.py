@@ -1,0 +1,168 @@
+"""Processes that use a cluster without being members of it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import tenure
+import tenure.aio
+from cluster import LIMIT, Cluster, free_address, until
+
+SETTINGS = {"request_timeout": 10.0, "session_ttl": 20.0}
+
+
+def connect(cluster, *which, **settings):
+    """A client of the cluster; of these members, where they are named."""
+    addresses = [cluster.addresses[i] for i in which] or cluster.addresses
+    return tenure.connect(addresses, **{**SETTINGS, **settings})
+
+
+def test_a_client_does_what_a_node_does(tmp_path):
+    # The first address is dead: any that works will do.
+    with Cluster(tmp_path) as cluster, tenure.connect([free_address(), *cluster.addresses], node_id="web", **SETTINGS) as client:
+        client.wait_ready(LIMIT)
+        with client.lock("k", metadata=b"hello") as grant:
+            holder = cluster[1].holder("k")
+            assert (holder["node"], holder["token"]) == ("web", grant.token)
+            assert cluster[2].try_acquire("k") is None
+            assert [info.key for info in client.locks("k")] == [b"k"]
+        assert client.holder("k") is None
+        # A wait of a client ends by the release of a member, and the other way round.
+        token = cluster[0].try_acquire("k")
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(client.acquire("k", timeout=LIMIT)))
+        waiter.start()
+        until("it waits", lambda: client.holder("k").waiters == 1)
+        cluster[0].release(token)
+        waiter.join(LIMIT)
+        assert got[0].token > token
+        waiting = cluster[1].start("acquire", "k")
+        until("it waits", lambda: client.holder("k").waiters == 1)
+        got[0].release()
+        assert waiting.result(LIMIT) > got[0].token
+        status = client.status()
+        assert (status["form"], status["cluster"]["role"]) == ("client", "client")
+        assert status["cluster"]["connected_to"] in cluster.names
+        until("the members are known", lambda: len(client.status()["cluster"]["members"]) == 3)
+
+
+def test_a_client_holds_an_office(tmp_path):
+    with Cluster(tmp_path) as cluster, connect(cluster) as client, client.gate("writes") as gate:
+        gate.hold("office", ttl=20.0)
+        until("the gate opens", gate.check)
+        with gate.write() as permit:
+            assert permit.epoch == client.holder("office").token
+        client.force_release("office")
+        until("the gate closes", lambda: not gate.check())
+
+
+def test_losses_are_told(tmp_path):
+    with Cluster(tmp_path) as cluster, connect(cluster) as client:
+        grant = client.try_acquire("k")
+        cluster[0].force_release("k")
+        assert grant.lost.wait(LIMIT)
+        assert grant.lost.reason == "forced"
+
+
+def test_a_killed_leader_costs_a_client_nothing(tmp_path):
+    with Cluster(tmp_path) as cluster, connect(cluster) as client:
+        held = client.acquire("held", timeout=LIMIT)
+        blocked = client.session("other", ttl=20.0)
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(blocked.acquire("held", timeout=None)))
+        waiter.start()
+        until("it waits", lambda: client.holder("held").waiters == 1)
+        seen = []
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                # A grant that was made and not told would still be held: nobody else takes this lock.
+                grant = client.acquire("work", timeout=LIMIT)
+                seen.append(grant.token)
+                grant.release()
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        until("it works", lambda: len(seen) > 20)
+        cluster.kill(cluster.leader())
+        before = len(seen)
+        until("it works on", lambda: len(seen) > before + 20)
+        stop.set()
+        worker.join(LIMIT)
+        assert seen == sorted(set(seen)), "each token is given once, and they increase"
+        assert not held.lost
+        held.release()
+        waiter.join(LIMIT)
+        assert got[0].token > held.token
+
+
+def test_a_stopped_leader_is_left(tmp_path):
+    with Cluster(tmp_path) as cluster, connect(cluster) as client:
+        client.wait_ready(LIMIT)
+        leader = cluster.leader()
+        cluster.stop(leader)
+        try:
+            grant = client.acquire("k", timeout=LIMIT)
+        finally:
+            cluster.cont(leader)
+        until("the old leader sees it", lambda: cluster[leader].holder("k")["token"] == grant.token)
+
+
+def test_without_a_cluster_a_client_says_so_in_time():
+    with tenure.connect(free_address(), request_timeout=0.5) as client:
+        start = time.monotonic()
+        with pytest.raises(tenure.UnavailableError) as refused:
+            client.try_acquire("k")
+        assert time.monotonic() - start < LIMIT
+        assert refused.value.retriable
+        assert client.status()["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"connect": "here"}, "connect: "),
+        ({"connect": "10.1.2.3:7001"}, "connect: "),
+        ({"connect": "127.0.0.1:7001", "data_dir": "/x"}, "data_dir: "),
+        ({"connect": "127.0.0.1:7001", "listen": "127.0.0.1:7002"}, "listen: "),
+    ],
+)
+def test_contradictions_are_named(settings, named):
+    with pytest.raises(tenure.InvalidArgumentError, match=f"^{named}"):
+        tenure.Node(**settings)
+
+
+def test_a_dead_clients_locks_are_free_when_its_time_is_over(tmp_path):
+    program = """
+import sys, tenure
+client = tenure.connect(sys.argv[1], session_ttl=1.0)
+print(client.acquire("k", ttl=1.0).token, flush=True)
+sys.stdin.read()
+"""
+    with Cluster(tmp_path) as cluster, connect(cluster) as client:
+        command = [sys.executable, "-c", program, ",".join(cluster.addresses)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            token = int(process.stdout.readline())
+            process.kill()
+        assert client.acquire("k", timeout=LIMIT).token > token
+
+
+def test_asyncio(tmp_path):
+    async def main(addresses):
+        async with tenure.aio.connect(addresses, **SETTINGS) as client:
+            await client.wait_ready(LIMIT)
+            async with client.lock("k") as grant:
+                holder = await client.holder("k")
+                assert holder.token == grant.token
+            grants = await asyncio.gather(*(client.acquire(f"k{i}") for i in range(20)))
+            assert len({g.token for g in grants}) == 20
+
+    with Cluster(tmp_path) as cluster:
+        asyncio.run(main(cluster.addresses))
