@@ -900,8 +900,8 @@ int32_t tenure_node_members(struct tenure_node node,
  * Hands the leadership of the cluster to a member, and waits until the leader has given it away.
  *
  * Parameters: node - any member; to - the member's node id, or empty for the one that is furthest; err - or NULL.
- * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such voter; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is no
- * member of a cluster; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such voter; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is neither
+ * member nor client of a cluster; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
  * Threads: any; waits for the leader. Since: 0.1.
  */
 int32_t tenure_node_transfer_leader(struct tenure_node node,

@@ -81,7 +81,8 @@ impl State {
             && self.roster.lineage() == 0
             && self.ledger.applied() == ledger::LogId::default()
         {
-            self.ledger = Ledger::new(*params);
+            let before = std::mem::replace(&mut self.ledger, Ledger::new(*params));
+            self.ledger.watch_as(&before);
         }
         self.roster.apply(note, self.ledger.clock_ms());
     }

@@ -110,7 +110,7 @@ impl Clients {
                         }
                         Told::Outcome(outcome)
                     }
-                    Err(error) => Told::Failed((&error).into()),
+                    Err(error) => Told::Failed((&elsewhere(error)).into()),
                 });
             }
             reply(&Answer { leader: member.leader(), told: answers, view: None })
@@ -129,7 +129,7 @@ impl Clients {
                     let age = member.applied_age()?.as_millis() as u64;
                     member.read_local(|ledger| View::Local(ledger.lock(&key), ledger.applied().index, age))?
                 }
-                query => member.read(move |ledger| view(ledger, query)).await?,
+                query => member.read(move |ledger| view(ledger, query)).await.map_err(elsewhere)?,
             };
             reply(&Answer { leader: member.leader(), told: Vec::new(), view: Some(view) })
         })
@@ -148,11 +148,12 @@ impl Clients {
             Err(error) => return refuse(error),
         };
         Box::pin(async move {
-            match order {
-                Order::Transfer(to) => member.transfer(to).await?,
-                Order::Remove(name) => member.remove(name).await?,
-                Order::MakeToken { hash, node, ttl_ms } => member.make_token(hash, node, ttl_ms).await?,
-            }
+            let obeyed = match order {
+                Order::Transfer(to) => member.transfer(to).await,
+                Order::Remove(name) => member.remove(name).await,
+                Order::MakeToken { hash, node, ttl_ms } => member.make_token(hash, node, ttl_ms).await,
+            };
+            obeyed.map_err(elsewhere)?;
             reply(&Answer { leader: member.leader(), told: Vec::new(), view: None })
         })
     }
@@ -179,6 +180,9 @@ fn view(ledger: &Ledger, query: Query) -> View {
 
 fn members(member: &Access) -> Result<View> {
     let status = member.status()?;
+    if let Some(why) = status.ended {
+        return Err(elsewhere(why));
+    }
     let row = |m: crate::consensus::MemberStatus| MemberInfo {
         leader: status.leader.as_ref() == Some(&m.name),
         name: m.name,
@@ -187,6 +191,14 @@ fn members(member: &Access) -> Result<View> {
         log_end: m.log_end,
     };
     Ok(View::Members(status.term, status.members.iter().cloned().map(row).collect()))
+}
+
+/// What is wrong with this member is not wrong with the cluster: a client asks another one.
+fn elsewhere(error: Error) -> Error {
+    match error.status() {
+        Status::Unavailable | Status::InvalidArgument | Status::Limit | Status::Misuse => error,
+        _ => Error::new(Status::Unavailable, format!("that member takes no part any more: {}", error.message())),
+    }
 }
 
 fn reply(answer: &Answer) -> Result<Bytes> {

@@ -53,8 +53,8 @@ pub unsafe extern "C" fn tenure_node_members(
 /// Hands the leadership of the cluster to a member, and waits until the leader has given it away.
 ///
 /// Parameters: node - any member; to - the member's node id, or empty for the one that is furthest; err - or NULL.
-/// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such voter; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is no
-/// member of a cluster; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+/// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT when there is no such voter; #TENURE_UNAVAILABLE; #TENURE_MISUSE for a node that is neither
+/// member nor client of a cluster; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
 /// Threads: any; waits for the leader. Since: 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tenure_node_transfer_leader(node: tenure_node, to: tenure_bytes, err: *mut tenure_error) -> i32 {

@@ -315,7 +315,7 @@ static void nodes(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_event_fd(node, NULL, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_wait_ready(n, 1, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_members(n, o.buf, sizeof o.buf, &o.needed, err));
-  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_members(node, o.buf, sizeof o.buf, NULL, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_members(node, NULL, sizeof o.buf, &o.needed, err));
   REFUSED(TENURE_MISUSE, tenure_node_members(node, o.buf, sizeof o.buf, &o.needed, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_transfer_leader(n, empty, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_transfer_leader(node, huge, err));

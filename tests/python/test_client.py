@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -50,6 +51,52 @@ def test_a_client_does_what_a_node_does(tmp_path):
         assert (status["form"], status["cluster"]["role"]) == ("client", "client")
         assert status["cluster"]["connected_to"] in cluster.names
         until("the members are known", lambda: len(client.status()["cluster"]["members"]) == 3)
+
+
+def test_a_client_looks_after_the_cluster(tmp_path):
+    with Cluster(tmp_path, join_tokens="required") as cluster, connect(cluster) as client:
+        client.wait_ready(LIMIT)
+        assert {m.name for m in client.members()} == set(cluster.names)
+        to = cluster.others(cluster.leader())[0]
+        client.transfer_leader(f"n{to}")
+        until("it leads", lambda: cluster[to].view()["role"] == "leader")
+        until("the client knows", lambda: client.status()["cluster"]["leader"] == f"n{to}")
+        with pytest.raises(tenure.InvalidArgumentError, match="nobody"):
+            client.remove_member("nobody")
+        token = client.join_token_create("n3", 60)
+        seeds = cluster.addresses[:1]
+        new = cluster.start_member("n3", free_address(), peers=None, join_tokens=None, seeds=seeds, join_token=token)
+        cluster.members.append(new)
+        new.wait_ready(LIMIT)
+        client.remove_member("n0" if to != 0 else "n1")
+        # Whoever was connected to the one that is gone goes to another.
+        until("it is gone", lambda: len(client.members()) == 3)
+        with client.lock("k"):
+            pass
+
+
+def test_a_watch_goes_on_with_another_member(tmp_path):
+    with Cluster(tmp_path) as cluster, connect(cluster) as client:
+        client.wait_ready(LIMIT)
+        with client.watch("k") as watch, client.watch_prefix("k") as every:
+            assert watch.next(LIMIT).held is False
+            token = cluster[0].try_acquire("k", ttl=600)
+            assert watch.next(LIMIT).token == every.next(LIMIT).token == token
+            # The member that is asked goes; what changes is told by the next one.
+            asked = int(client.status()["cluster"]["connected_to"][1:])
+            cluster.stop(asked)
+            rest = cluster.others(asked)
+
+            def freed():
+                with contextlib.suppress(tenure.UnavailableError):
+                    cluster[rest[0]].force_release("k")
+                    return cluster[rest[0]].holder("k") is None
+
+            until("the lock is free", freed)
+            assert watch.next(LIMIT).held is every.next(LIMIT).held is False
+            with client.lock("k") as grant:
+                assert watch.next(LIMIT).token == every.next(LIMIT).token == grant.token
+            cluster.cont(asked)
 
 
 def test_a_client_holds_an_office(tmp_path):

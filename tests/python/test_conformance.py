@@ -55,6 +55,19 @@ def members(tmp_path):
         yield Parties(*nodes)
 
 
+@contextlib.contextmanager
+def clients(tmp_path):
+    """Three processes' worth of clients, each of which knows one member of a cluster to begin with."""
+    with members(tmp_path) as cluster, contextlib.ExitStack() as stack:
+        opened = []
+        for member in cluster.all:
+            at = next(m.address for m in member.members() if m.name == member.node_id)
+            opened.append(stack.enter_context(tenure.connect(at, node_id=f"client-{member.node_id}")))
+        for client in opened:
+            client.wait_ready(60.0)
+        yield Parties(*opened)
+
+
 def plain(tmp_path):
     table = Table()
     return plugged(lambda name: Plain(table, name), service_poll=0.02)
@@ -108,7 +121,7 @@ def etcd(tmp_path):
         yield Parties(*nodes, caps, ttl=2.0)
 
 
-PROVIDERS = [memory, durable, members, plain, polled, fenced, c, cpp, distributed, etcd]
+PROVIDERS = [memory, durable, members, clients, plain, polled, fenced, c, cpp, distributed, etcd]
 
 
 @pytest.fixture(scope="module", params=PROVIDERS, ids=lambda provider: provider.__name__)
