@@ -132,7 +132,7 @@ def test_a_local_read_says_how_old_it_is(node):
         local = node.holder_local("k")
         assert local.holder.token == grant.token
         # Where there is no other replica there is nothing newer.
-        assert local.age == 0.0 or node.status()["cluster"] and local.age < LIMIT
+        assert local.age == 0.0 or (node.status()["cluster"] and local.age < LIMIT)
         assert (local.applied > 0) == (node.status()["form"] != "memory")
     until(lambda: node.holder_local("k").holder is None)
 
