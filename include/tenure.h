@@ -52,6 +52,10 @@
 /** A #tenure_heartbeat_reply to be filled in. */
 #define TENURE_HEARTBEAT_REPLY_INIT { sizeof(tenure_heartbeat_reply), 0, 0, 0, 0, NULL }
 
+/** A #tenure_task_info to be filled in. */
+#define TENURE_TASK_INFO_INIT \
+  { sizeof(tenure_task_info), 0, 0, 0, 0, 0, 0, { NULL, 0 }, { NULL, 0 }, { NULL, 0 }, { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }
+
 /** A #tenure_lock_service without a function. */
 #define TENURE_LOCK_SERVICE_INIT \
   { sizeof(tenure_lock_service), 0, 0, 0, 0, { NULL, 0 }, NULL, NULL, NULL, NULL, NULL, NULL, NULL, { 0, 0, 0, 0 } }
@@ -79,6 +83,16 @@ struct tenure_gate_cell;
 #define TENURE_IS_FATAL 4
 
 /**
+ * Instead of a revision: whatever there is.
+ */
+#define TENURE_ANY_REVISION UINT64_MAX
+
+/**
+ * Instead of an instant: never.
+ */
+#define TENURE_NEVER INT64_MAX
+
+/**
  * Every grant has a token: 1 to 2^63-1, larger than that of every grant of the same key before it, and never another key's.
  */
 #define TENURE_LOCK_SERVICE_FENCING 1
@@ -92,6 +106,11 @@ struct tenure_gate_cell;
  * `holder` tells what every earlier answer implies.
  */
 #define TENURE_LOCK_SERVICE_LINEARIZABLE_READS 4
+
+/**
+ * tenure_orchestrator_register(): the handler returns at once and keeps the task, which ends with tenure_task_finish().
+ */
+#define TENURE_TASK_DEFERRED 1
 
 /**
  * The session may take the lock again while it holds it; each grant has a token of its own.
@@ -402,6 +421,51 @@ typedef int32_t tenure_log_level;
 #endif // __cplusplus
 
 /**
+ * Why a handler is to stop.
+ */
+enum tenure_stop
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * It is not.
+   */
+  TENURE_STOP_NO = 0,
+  /**
+   * Somebody cancelled the run.
+   */
+  TENURE_STOP_CANCELLED = 1,
+  /**
+   * Its time is over.
+   */
+  TENURE_STOP_TIMED_OUT = 2,
+  /**
+   * Its window closes.
+   */
+  TENURE_STOP_WINDOW_CLOSED = 3,
+  /**
+   * The attempt's lease is over: another attempt may run.
+   */
+  TENURE_STOP_LOST = 4,
+  /**
+   * The orchestrator closes.
+   */
+  TENURE_STOP_CLOSING = 5,
+  /**
+   * Another task of the run has failed, and the schedule halts then.
+   */
+  TENURE_STOP_HALTED = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum tenure_stop tenure_stop;
+#else
+typedef int32_t tenure_stop;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * A session: an identity that holds locks and loses them all when it is not renewed. 0 names none. Any thread may use it.
  */
 typedef struct tenure_session {
@@ -702,6 +766,16 @@ typedef struct tenure_granter {
 typedef void (*tenure_log_fn)(void *user, int32_t level, struct tenure_bytes target, struct tenure_bytes message);
 
 /**
+ * An orchestrator. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_orchestrator {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_orchestrator;
+
+/**
  * Who holds a lock, as a service tells it.
  */
 typedef struct tenure_lock_holder {
@@ -819,6 +893,81 @@ typedef struct tenure_lock_service {
    */
   uint64_t reserved[4];
 } tenure_lock_service;
+
+/**
+ * One try of one task. 0 names none. Any thread may use it.
+ */
+typedef struct tenure_task {
+  /**
+   * Opaque.
+   */
+  uint64_t id;
+} tenure_task;
+
+/**
+ * Does a task. Called on a thread of its own, which it may keep busy; with TENURE_TASK_DEFERRED on the orchestrator's, where it must not wait. Returns
+ * #TENURE_OK when the task is done (deferred: begun), any other number when it has failed; then err->message, which it finds empty, may say why.
+ * `task` is valid until it returns; a deferred one until the host frees it. It must not throw, longjmp or end its thread.
+ */
+typedef int32_t (*tenure_task_fn)(void *user, struct tenure_task task, struct tenure_error *err);
+
+/**
+ * What a task is about. The texts are the library's, and valid as long as the task's handle.
+ */
+typedef struct tenure_task_info {
+  /**
+   * Given: sizeof(tenure_task_info).
+   */
+  uint32_t struct_size;
+  /**
+   * Number of the attempt, from 1; larger after a loss.
+   */
+  uint32_t attempt;
+  /**
+   * Number of this try of the task within the attempt, from 1.
+   */
+  uint32_t try_number;
+  /**
+   * 0.
+   */
+  uint32_t reserved0;
+  /**
+   * The run's number.
+   */
+  uint64_t run;
+  /**
+   * Fencing token: larger than that of every former attempt. For the resource that is written to.
+   */
+  uint64_t token;
+  /**
+   * The nominal instant, ms since 1970 UTC.
+   */
+  int64_t tick_ms;
+  /**
+   * The schedule's id.
+   */
+  struct tenure_bytes schedule;
+  /**
+   * Empty for a singleton; a node's name, or a shard's.
+   */
+  struct tenure_bytes target;
+  /**
+   * Kind of the task.
+   */
+  struct tenure_bytes kind;
+  /**
+   * Name of the task within its schedule.
+   */
+  struct tenure_bytes name;
+  /**
+   * `schedule/target/tick`: the same for all attempts.
+   */
+  struct tenure_bytes idempotency_key;
+  /**
+   * Parameters: the trigger's, else the task's, else the schedule's.
+   */
+  struct tenure_bytes params;
+} tenure_task_info;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1598,6 +1747,199 @@ int32_t tenure_node_dispatch(struct tenure_node node,
                              struct tenure_error *err);
 
 /**
+ * Makes an orchestrator that works under the node's name. The same schedules are everybody's who is connected to the node's ledger: each
+ * tick is started once, on one of the orchestrators that have handlers for it.
+ *
+ * Parameters: node; options - JSON, or empty: `{"labels": {"name": "value"}, "version": 0, "capacity": 0, "drive": true, "ramp_up_ms": 30000}`,
+ * see docs/orchestrator.md; out_orchestrator - where the handle goes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT naming the option; #TENURE_MISUSE for a node over a lock service of the host's; #TENURE_IO;
+ * #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: end it with tenure_orchestrator_close(), free the handle with tenure_orchestrator_free(). Threads: any. Since: 0.1.
+ */
+int32_t tenure_orchestrator_open(struct tenure_node node,
+                                 struct tenure_bytes options,
+                                 struct tenure_orchestrator *out_orchestrator,
+                                 struct tenure_error *err);
+
+/**
+ * Ends it: it takes no more work, and its handlers are told to stop. Closing twice is no error.
+ *
+ * Parameters: orchestrator; timeout_ms - how long to wait for handlers; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_TIMEOUT when some did not end in time: it is closed all the same, their runs are lost when their leases end, and they
+ * may go on to use what they use; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the handle stays until tenure_orchestrator_free(). Threads: any, but none of a handler; waits. Since: 0.1.
+ */
+int32_t tenure_orchestrator_close(struct tenure_orchestrator orchestrator,
+                                  uint64_t timeout_ms,
+                                  struct tenure_error *err);
+
+/**
+ * Frees the handle. An orchestrator that was not closed ends without being waited for: its runs are lost when their leases end.
+ *
+ * Parameters: orchestrator - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks and handlers; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_orchestrator_free(struct tenure_orchestrator orchestrator);
+
+/**
+ * Writes a schedule.
+ *
+ * Parameters: orchestrator; schedule - JSON, see docs/orchestrator.md; expected - the revision that it replaces, 0 when there must be none, or
+ * TENURE_ANY_REVISION; out_revision - where the new one goes, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT naming the field; #TENURE_FENCED when `expected` is not the present revision, which is err->token;
+ * #TENURE_LIMIT; #TENURE_UNAVAILABLE; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_put(struct tenure_orchestrator orchestrator,
+                                struct tenure_bytes schedule,
+                                uint64_t expected,
+                                uint64_t *out_revision,
+                                struct tenure_error *err);
+
+/**
+ * As tenure_orchestrator_put(), of a schedule in the JSON of ThemisDB's maintenance orchestrator: its field names, its rules.
+ *
+ * Parameters: orchestrator; schedule; expected; out_revision - or NULL; err - or NULL.
+ * Returns: as tenure_orchestrator_put(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_put_themis(struct tenure_orchestrator orchestrator,
+                                       struct tenure_bytes schedule,
+                                       uint64_t expected,
+                                       uint64_t *out_revision,
+                                       struct tenure_error *err);
+
+/**
+ * Changes those fields of a schedule that are given, in the JSON of ThemisDB's maintenance orchestrator.
+ *
+ * Parameters: orchestrator; schedule - its id; patch - JSON; out_revision - or NULL; err - or NULL.
+ * Returns: as tenure_orchestrator_put(); #TENURE_FENCED when somebody else wrote it at the same time.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_patch_themis(struct tenure_orchestrator orchestrator,
+                                         struct tenure_bytes schedule,
+                                         struct tenure_bytes patch,
+                                         uint64_t *out_revision,
+                                         struct tenure_error *err);
+
+/**
+ * Removes a schedule with its history; its runs are cancelled.
+ *
+ * Parameters: orchestrator; schedule - its id; expected - its revision, or TENURE_ANY_REVISION; err - or NULL.
+ * Returns: as tenure_orchestrator_put(); #TENURE_INVALID_ARGUMENT when there is none.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_remove(struct tenure_orchestrator orchestrator,
+                                   struct tenure_bytes schedule,
+                                   uint64_t expected,
+                                   struct tenure_error *err);
+
+/**
+ * Switches a schedule on or off. Ticks while it was off are not made up for.
+ *
+ * Parameters: orchestrator; schedule - its id; enabled; err - or NULL.
+ * Returns: as tenure_orchestrator_remove(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_enable(struct tenure_orchestrator orchestrator,
+                                   struct tenure_bytes schedule,
+                                   bool enabled,
+                                   struct tenure_error *err);
+
+/**
+ * Starts nothing more of a schedule, or of all, until an instant. Runs go on.
+ *
+ * Parameters: orchestrator; schedule - its id; empty for all; note - for people, at most 1024 bytes; until_ms - ms since 1970 UTC, or TENURE_NEVER;
+ * err - or NULL.
+ * Returns: as tenure_orchestrator_remove(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_pause(struct tenure_orchestrator orchestrator,
+                                  struct tenure_bytes schedule,
+                                  struct tenure_bytes note,
+                                  int64_t until_ms,
+                                  struct tenure_error *err);
+
+/**
+ * Ends a pause; what was missed is treated by the schedule's misfire policy.
+ *
+ * Parameters: orchestrator; schedule - its id; empty ends the pause of all; err - or NULL.
+ * Returns: as tenure_orchestrator_remove(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_unpause(struct tenure_orchestrator orchestrator,
+                                    struct tenure_bytes schedule,
+                                    struct tenure_error *err);
+
+/**
+ * Sets how much there is of a cluster-wide semaphore; runs that have of it keep it.
+ *
+ * Parameters: orchestrator; name - of the budget; limit - 0 removes it; err - or NULL.
+ * Returns: as tenure_orchestrator_put(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_set_budget(struct tenure_orchestrator orchestrator,
+                                       struct tenure_bytes name,
+                                       uint32_t limit,
+                                       struct tenure_error *err);
+
+/**
+ * Asks for a run now, from any node. It is made at once, and started by whoever can do it.
+ *
+ * Parameters: orchestrator; schedule - its id; how - JSON, or empty: `{"target": "", "key": "", "force": false, "tick_ms": null, "params": null}`; with
+ * one key it is one run, however often it is asked for; force: windows and blackouts are of no account; out_run - where its number goes;
+ * err - or NULL.
+ * Returns: as tenure_orchestrator_remove(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_run_now(struct tenure_orchestrator orchestrator,
+                                    struct tenure_bytes schedule,
+                                    struct tenure_bytes how,
+                                    uint64_t *out_run,
+                                    struct tenure_error *err);
+
+/**
+ * Asks for a run of each tick in a range; asked again, it makes none twice that the history remembers.
+ *
+ * Parameters: orchestrator; schedule - its id; target - empty for a singleton; from_ms, to_ms - ms since 1970 UTC, both included; out_count - how many
+ * runs these are, or NULL; err - or NULL.
+ * Returns: as tenure_orchestrator_remove(); #TENURE_INVALID_ARGUMENT for more than 10000 ticks.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_backfill(struct tenure_orchestrator orchestrator,
+                                     struct tenure_bytes schedule,
+                                     struct tenure_bytes target,
+                                     int64_t from_ms,
+                                     int64_t to_ms,
+                                     uint64_t *out_count,
+                                     struct tenure_error *err);
+
+/**
+ * Asks a run to stop, from any node. One that waits ends at once.
+ *
+ * Parameters: orchestrator; run - its number; reason - for people, at most 1024 bytes; err - or NULL.
+ * Returns: as tenure_orchestrator_put(); #TENURE_INVALID_ARGUMENT when there is none of that number that goes on.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_cancel(struct tenure_orchestrator orchestrator,
+                                   uint64_t run,
+                                   struct tenure_bytes reason,
+                                   struct tenure_error *err);
+
+/**
+ * Answers a question with JSON. It may grow between two calls: go on until it fits.
+ *
+ * Parameters: orchestrator; what - one of: `schedule` (name: its id; null when there is none), `schedules` (those after name, at most number),
+ * `history` (name, the latest number lines), `run` (number), `runs` (at most number that go on), `next` (name, the next number ticks, ms since 1970
+ * UTC), `themis` (name: a schedule in ThemisDB's form), `themis_list` (as schedules), `themis_job` (number), `status`, `health`, `handlers`; name; number; buf, len - the buffer;
+ * out_needed - the size needed, with the NUL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; otherwise as tenure_orchestrator_remove().
+ * Memory: the caller's. Threads: any; waits for the cluster. Since: 0.1.
+ */
+int32_t tenure_orchestrator_ask(struct tenure_orchestrator orchestrator,
+                                struct tenure_bytes what,
+                                struct tenure_bytes name,
+                                uint64_t number,
+                                char *buf,
+                                size_t len,
+                                size_t *out_needed,
+                                struct tenure_error *err);
+
+/**
  * Opens a node over a lock service of the host's: its sessions, renewals, events and gates work over that service. See docs/plug-ins.md.
  *
  * Parameters: config - the settings, copied; 0 for the defaults; service - copied; out_node - where the handle goes; err - or NULL.
@@ -1791,6 +2133,123 @@ int32_t tenure_session_remaining(struct tenure_session session,
                                  uint64_t token,
                                  uint64_t *out_remaining_ms,
                                  struct tenure_error *err);
+
+/**
+ * Takes over a kind of task: from now on runs whose tasks are all of kinds that it has handlers for may be given to this orchestrator. A kind that
+ * it had before gets the new handler; tries that go on keep theirs.
+ *
+ * Parameters: orchestrator; kind - 1 to 128 printable ASCII characters without space; handler - see #tenure_task_fn; user - passed to it; free - called
+ * once with `user` when no call of the handler goes on or will come, on any thread, not in a forked child; or NULL; flags - 0 or
+ * TENURE_TASK_DEFERRED; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: `user` is the library's from success until it calls `free`, and stays the caller's otherwise. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_orchestrator_register(struct tenure_orchestrator orchestrator,
+                                     struct tenure_bytes kind,
+                                     tenure_task_fn handler,
+                                     void *user,
+                                     void (*free)(void *user),
+                                     uint32_t flags,
+                                     struct tenure_error *err);
+
+/**
+ * What a task is about.
+ *
+ * Parameters: task; out_info - start from TENURE_TASK_INFO_INIT; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the texts are the library's. Threads: any; never waits. Since: 0.1.
+ */
+int32_t tenure_task_get_info(struct tenure_task task, struct tenure_task_info *out_info, struct tenure_error *err);
+
+/**
+ * Whether and why the handler is to stop.
+ *
+ * Parameters: task; timeout_ms - wait until it is, at most for so long; 0 to ask; out_stop - a #tenure_stop; err - or NULL.
+ * Returns: #TENURE_OK, also when it is not to stop; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing is kept. Threads: any; waits when asked to. Since: 0.1.
+ */
+int32_t tenure_task_stop(struct tenure_task task,
+                         uint64_t timeout_ms,
+                         int32_t *out_stop,
+                         struct tenure_error *err);
+
+/**
+ * The attempt's gate: whether it still holds the run, by this node's own clocks. To be asked before and after every write that a later attempt must
+ * not find undone. Asks nobody.
+ *
+ * Parameters: task; out_remaining_ms - what is left of the lease, or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_EXPIRED once the lease may be over, err->token is the attempt's; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
+ * #TENURE_FORKED. Memory: nothing is kept. Threads: any; never waits. Since: 0.1.
+ */
+int32_t tenure_task_check(struct tenure_task task,
+                          uint64_t *out_remaining_ms,
+                          struct tenure_error *err);
+
+/**
+ * Says how far the run is. It goes out with the next renewal.
+ *
+ * Parameters: task; per_mille - 0 to 1000; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any; never waits. Since: 0.1.
+ */
+int32_t tenure_task_progress(struct tenure_task task,
+                             uint32_t per_mille,
+                             struct tenure_error *err);
+
+/**
+ * What this or a former attempt of the task has saved.
+ *
+ * Parameters: task; buf, len - the buffer, which a NUL is put behind; out_needed - the size needed, with it: 1 when nothing was saved; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: the caller's. Threads: any; never waits. Since: 0.1.
+ */
+int32_t tenure_task_checkpoint(struct tenure_task task,
+                               char *buf,
+                               size_t len,
+                               size_t *out_needed,
+                               struct tenure_error *err);
+
+/**
+ * Keeps bytes for the next attempt.
+ *
+ * Parameters: task; data - at most 65536 bytes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_FENCED when this attempt is not the present one; #TENURE_INVALID_ARGUMENT; #TENURE_UNAVAILABLE; #TENURE_CLOSED;
+ * #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
+ */
+int32_t tenure_task_save_checkpoint(struct tenure_task task,
+                                    struct tenure_bytes data,
+                                    struct tenure_error *err);
+
+/**
+ * After a piece of work: rests as the schedule's throttle asks, and wakes when the handler is to stop.
+ *
+ * Parameters: task; byte_count - read and written since the last call; out_stop - as tenure_task_stop(), or NULL; err - or NULL.
+ * Returns: as tenure_task_stop(). Memory: nothing is kept. Threads: any; waits. Since: 0.1.
+ */
+int32_t tenure_task_pace(struct tenure_task task,
+                         uint64_t byte_count,
+                         int32_t *out_stop,
+                         struct tenure_error *err);
+
+/**
+ * A deferred task has ended. The first call counts.
+ *
+ * Parameters: task; status - #TENURE_OK when it is done; message - otherwise why, at most 4096 bytes; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: nothing of the caller's is kept; free the handle. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_task_finish(struct tenure_task task,
+                           int32_t status,
+                           struct tenure_bytes message,
+                           struct tenure_error *err);
+
+/**
+ * Frees the handle of a deferred task. One that was not finished has failed.
+ *
+ * Parameters: task - also 0, also one that was freed already. Other threads may be inside calls on it.
+ * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
+ */
+void tenure_task_free(struct tenure_task task);
 
 /**
  * Asks whoever holds a lock to give it back: each holder gets a #TENURE_EVENT_KIND_REVOKE_REQUESTED event that says who asks and why.

@@ -576,5 +576,6 @@ class Election {
 #include "tenure_fence.hpp"
 #include "tenure_granter.hpp"
 #include "tenure_plug.hpp"
+#include "tenure_orchestrator.hpp"
 
 #endif  // TENURE_HPP

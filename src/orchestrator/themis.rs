@@ -91,6 +91,9 @@ pub fn from_json(value: &Value) -> Result<Schedule> {
     if let Some(unknown) = fields.keys().find(|k| ![KEPT, TOLD, READ].iter().any(|known| known.contains(&k.as_str()))) {
         return Err(Error::invalid(unknown, "there is no such field"));
     }
+    if fields.get("name").is_some_and(|name| name.as_str().is_none_or(str::is_empty)) {
+        return Err(Error::invalid("name", "is empty"));
+    }
     let (start, end) = (hour(fields, "window_start_hour", 2)?, hour(fields, "window_end_hour", 6)?);
     let frequency = match text(fields, "frequency")? {
         "" => "daily",
@@ -128,7 +131,7 @@ pub fn from_json(value: &Value) -> Result<Schedule> {
             keep(name, value.to_string());
         }
     }
-    if flag(fields, "enforce_window", false)? {
+    if flag(fields, "enforce_window", true)? {
         schedule.windows.push(Window { from_min: start * MINUTES, to_min: end * MINUTES, days: 0x7f });
     }
     schedule.check()?;
@@ -174,6 +177,23 @@ pub fn to_json(schedule: &Schedule, told: &Value, next_run_ms: Option<i64>) -> V
         "next_run_ms": next_run_ms.unwrap_or(0),
         "last_run_state": job_state(last["state"].as_str().unwrap_or("")),
         "last_job_id": last["run"].as_u64().map_or(String::new(), |run| if run == 0 { String::new() } else { run.to_string() }),
+    })
+}
+
+/// A run, or a line of a history, as ThemisDB tells of a job; null for none.
+pub fn job(run: &Value) -> Value {
+    if run.is_null() {
+        return Value::Null;
+    }
+    let text = |name: &str| run[name].as_str().unwrap_or_default();
+    json!({
+        "id": run["run"].as_u64().unwrap_or(0).to_string(),
+        "schedule_id": text("schedule"),
+        "state": job_state(text("state")),
+        "error_message": text("reason"),
+        "node_id": text("node"),
+        "started_at_ms": run["started_ms"].as_i64().unwrap_or(0),
+        "finished_at_ms": run["ended_ms"].as_i64().unwrap_or(0),
     })
 }
 

@@ -49,6 +49,25 @@ IS(offsetof(tenure_lock_service, acquire), 88);
 IS(offsetof(tenure_lock_service, free), 96);
 IS(offsetof(tenure_lock_service, reserved), 104);
 
+IS(sizeof(tenure_orchestrator), 8);
+IS(sizeof(tenure_task), 8);
+IS(sizeof(tenure_task_info), 136);
+IS(offsetof(tenure_task_info, attempt), 4);
+IS(offsetof(tenure_task_info, try_number), 8);
+IS(offsetof(tenure_task_info, run), 16);
+IS(offsetof(tenure_task_info, token), 24);
+IS(offsetof(tenure_task_info, tick_ms), 32);
+IS(offsetof(tenure_task_info, schedule), 40);
+IS(offsetof(tenure_task_info, params), 120);
+IS(TENURE_STOP_NO, 0);
+IS(TENURE_STOP_CANCELLED, 1);
+IS(TENURE_STOP_TIMED_OUT, 2);
+IS(TENURE_STOP_WINDOW_CLOSED, 3);
+IS(TENURE_STOP_LOST, 4);
+IS(TENURE_STOP_CLOSING, 5);
+IS(TENURE_STOP_HALTED, 6);
+IS(TENURE_TASK_DEFERRED, 1);
+
 IS(sizeof(tenure_heartbeat), 64);
 IS(offsetof(tenure_heartbeat, epoch), 8);
 IS(offsetof(tenure_heartbeat, ttl_ms), 16);

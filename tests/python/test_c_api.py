@@ -28,12 +28,15 @@ def c_program(prefix: Path, tmp_path: Path):
     return build
 
 
-@pytest.mark.parametrize("name", ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter"])
+PROGRAMS = ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter"]
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, "orchestrator", "arguments_orchestrator", "panics_orchestrator"])
 def test_program(c_program, name):
     run([c_program(name)])
 
 
-@pytest.mark.parametrize("name", ["verbs", "gates"])
+@pytest.mark.parametrize("name", ["verbs", "gates", "orchestrator"])
 def test_program_on_disk(c_program, tmp_path, name):
     run([c_program(name), tmp_path])
 
@@ -88,6 +91,11 @@ def test_the_wrapper(prefix, tmp_path, flags):
 
 def test_the_pluggable_lock(prefix, tmp_path):
     run([compile_program(prefix, ["tests/cpp/lock.cpp"], tmp_path / "lock", "-std=c++17", *CXX_WITHOUT, compiler="c++")])
+
+
+@pytest.mark.parametrize("flags", [["-std=c++17"], ["-std=c++20"], ["-std=c++17", *CXX_WITHOUT]], ids=" ".join)
+def test_the_orchestrator_in_cpp(prefix, tmp_path, flags):
+    run([compile_program(prefix, ["tests/cpp/orchestrator.cpp"], tmp_path / "orchestrator", *flags, compiler="c++")])
 
 
 def test_the_cpp_header_in_two_units(prefix, tmp_path):

@@ -1,12 +1,10 @@
 //! The orchestrator: its verbs, the tasks that it hands to Python, and its virtual time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use tenure::base::{Error, Result, Status};
-use tenure::ledger::orch::OrchQuery;
+use tenure::base::Result;
 use tenure::node::orchestrator::{Handler, Orchestrator as Core, OrchestratorOptions, RunNow, TaskContext};
 use tenure::node::{self, Simulation as CoreSimulation};
 
@@ -25,19 +23,7 @@ pub struct Orchestrator {
 
 impl Orchestrator {
     pub fn open(py: Python<'_>, node: &node::Node, session: node::Session, options: &str, number: u64) -> PyResult<Orchestrator> {
-        let fields: serde_json::Value = serde_json::from_str(options).map_err(|e| raise(py, &Error::invalid("options", e)))?;
-        let small = |name: &str| fields[name].as_u64().map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
-        let text = |v: &serde_json::Value| v.as_str().map(str::to_owned);
-        let labels = fields["labels"].as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), text(v)?))).collect();
-        let defaults = OrchestratorOptions::default();
-        let options = OrchestratorOptions {
-            labels,
-            version: small("version"),
-            capacity: small("capacity"),
-            drive: fields["drive"].as_bool().unwrap_or(true),
-            ramp_up: fields["ramp_up_ms"].as_u64().map_or(defaults.ramp_up, Duration::from_millis),
-            ..defaults
-        };
+        let options = OrchestratorOptions::from_json(options).map_err(|e| raise(py, &e))?;
         let inner = guard(py, |why| node.poison(why), || session.orchestrator(options, false))?;
         Ok(Orchestrator { inner: Kept::new(inner), node: Some(Kept::new(node.clone())), number })
     }
@@ -90,16 +76,7 @@ impl Orchestrator {
 
     /// A question, answered as JSON.
     fn ask(&self, py: Python<'_>, what: &str, name: &str, number: u64) -> PyResult<String> {
-        let limit = u32::try_from(number).unwrap_or(u32::MAX);
-        let query = match what {
-            "schedule" => OrchQuery::Schedule(name.to_owned()),
-            "schedules" => OrchQuery::Schedules { after: name.to_owned(), limit },
-            "history" => OrchQuery::History { schedule: name.to_owned(), limit },
-            "run" => OrchQuery::Run(number),
-            "runs" => OrchQuery::Runs { limit },
-            _ => return Err(raise(py, &Error::new(Status::Internal, format!("no question {what}")))),
-        };
-        self.call(py, |o| o.ask(&query)).map(|v| v.to_string())
+        self.call(py, |o| o.ask_about(what, name, number)).map(|v| v.to_string())
     }
 
     /// What it says of itself, as JSON.

@@ -6,6 +6,7 @@
 mod context;
 mod drive;
 mod figures;
+mod given;
 mod runner;
 mod verbs;
 
@@ -140,9 +141,11 @@ impl Session {
     /// Makes an orchestrator that works under this session's name. `manual`: no threads, the caller moves it with [`Orchestrator::step`].
     ///
     /// # Errors
-    /// What every call may answer; [`Status::Io`] when the system gives no thread.
+    /// What every call may answer; [`Status::Misuse`] over a host's lock service; [`Status::Io`] when the system gives no thread.
     pub fn orchestrator(&self, options: OrchestratorOptions, manual: bool) -> Result<Orchestrator> {
         self.core.check()?;
+        // A host's lock service keeps no schedules.
+        self.core.engine.orch(|_, _| ())?;
         let shared = Arc::new(Shared {
             session: self.clone(),
             options,

@@ -15,7 +15,8 @@ use crate::orchestrator::themis;
 const LIST_MAX: usize = 100_000;
 
 /// How a run is asked for outside of the calendar.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RunNow {
     /// The target; empty for a singleton.
     pub target: String,
@@ -37,6 +38,11 @@ impl Orchestrator {
     fn shared(&self) -> Result<&Arc<Shared>> {
         self.0.shared.check()?;
         Ok(&self.0.shared)
+    }
+
+    /// Poisons its node: for a boundary that has caught a panic.
+    pub fn poison_node(&self, why: &str) {
+        self.0.shared.session.poison_node(why);
     }
 
     /// The name under which it works.

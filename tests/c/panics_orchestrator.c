@@ -1,0 +1,95 @@
+/* As panics.c, for the orchestrator's functions: the node is poisoned, and the process lives; a panic in a task's function, or around a handler,
+ * fails that task only. Needs a library with the feature `inject`. */
+#include "common.h"
+
+#define POISONS(call)                                                                                  \
+  do {                                                                                                 \
+    node = open_node(NULL);                                                                            \
+    OK(tenure_orchestrator_open(node, empty, &x, err));                                                \
+    tenure_test_inject(1, 0);                                                                          \
+    CHECK_STATUS(TENURE_PANIC, call);                                                                  \
+    tenure_test_inject(0, 0);                                                                          \
+    CHECK_STATUS(TENURE_POISONED, tenure_orchestrator_set_budget(x, text("b"), 1, err));               \
+    tenure_orchestrator_free(x);                                                                       \
+    OK(tenure_node_close(node, TENURE_FOREVER, err));                                                  \
+    tenure_node_free(node);                                                                            \
+  } while (0)
+
+#define FAILS(call)                          \
+  do {                                       \
+    tenure_test_inject(1, 0);                \
+    CHECK_STATUS(TENURE_PANIC, call);        \
+    tenure_test_inject(0, 0);                \
+  } while (0)
+
+static int32_t work(void *user, tenure_task task, tenure_error *e) {
+  (void)user, (void)e;
+  tenure_task_info info = TENURE_TASK_INFO_INIT;
+  int32_t why;
+  size_t needed;
+  char buf[64];
+  FAILS(tenure_task_get_info(task, &info, err));
+  FAILS(tenure_task_stop(task, 0, &why, err));
+  FAILS(tenure_task_check(task, NULL, err));
+  FAILS(tenure_task_progress(task, 1, err));
+  FAILS(tenure_task_checkpoint(task, buf, sizeof buf, &needed, err));
+  FAILS(tenure_task_save_checkpoint(task, text("x"), err));
+  FAILS(tenure_task_pace(task, 1, &why, err));
+  FAILS(tenure_task_finish(task, TENURE_OK, text(""), err));
+  tenure_test_inject(1, 0);
+  tenure_task_free(task);
+  tenure_test_inject(0, 0);
+  OK(tenure_task_check(task, NULL, err));
+  return TENURE_OK;
+}
+
+static void fails(tenure_orchestrator x, uint32_t callbacks) {
+  uint64_t run = 0;
+  char json[4096];
+  size_t needed;
+  tenure_test_inject(0, callbacks);
+  OK(tenure_orchestrator_run_now(x, text("s"), text(""), &run, err));
+  EVENTUALLY((tenure_orchestrator_ask(x, text("run"), text(""), run, json, sizeof json, &needed, NULL), strstr(json, "\"failed\"")));
+  tenure_test_inject(0, 0);
+}
+
+int main(void) {
+  const tenure_bytes empty = {NULL, 0}, s = text("s");
+  const tenure_bytes schedule = text("{\"id\": \"s\", \"scope\": \"singleton\", \"tasks\": [{\"kind\": \"work\"}]}");
+  tenure_node node;
+  tenure_orchestrator x, other;
+  uint64_t number;
+  size_t needed;
+  char buf[256];
+  POISONS(tenure_orchestrator_open(node, empty, &other, err));
+  POISONS(tenure_orchestrator_close(x, 0, err));
+  POISONS(tenure_orchestrator_register(x, text("k"), work, NULL, NULL, 0, err));
+  POISONS(tenure_orchestrator_put(x, schedule, 0, &number, err));
+  POISONS(tenure_orchestrator_put_themis(x, schedule, 0, &number, err));
+  POISONS(tenure_orchestrator_patch_themis(x, s, text("{}"), &number, err));
+  POISONS(tenure_orchestrator_remove(x, s, 0, err));
+  POISONS(tenure_orchestrator_enable(x, s, true, err));
+  POISONS(tenure_orchestrator_pause(x, s, empty, 0, err));
+  POISONS(tenure_orchestrator_unpause(x, s, err));
+  POISONS(tenure_orchestrator_set_budget(x, s, 1, err));
+  POISONS(tenure_orchestrator_run_now(x, s, empty, &number, err));
+  POISONS(tenure_orchestrator_backfill(x, s, empty, 0, 1, &number, err));
+  POISONS(tenure_orchestrator_cancel(x, 1, empty, err));
+  POISONS(tenure_orchestrator_ask(x, text("status"), empty, 0, buf, sizeof buf, &needed, err));
+
+  node = open_node(NULL);
+  OK(tenure_orchestrator_open(node, text("{\"ramp_up_ms\": 0}"), &x, err));
+  OK(tenure_orchestrator_register(x, text("work"), work, NULL, NULL, 0, err));
+  OK(tenure_orchestrator_put(x, schedule, 0, NULL, err));
+  fails(x, 1);
+  /* Its handle was freed by nobody although the panic passed through: the next run is as good as the first, and fails by its own calls. */
+  fails(x, 0);
+  tenure_test_inject(1, 0);
+  tenure_orchestrator_free(x);
+  tenure_test_inject(0, 0);
+  OK(tenure_orchestrator_close(x, 60000, err));
+  tenure_orchestrator_free(x);
+  OK(tenure_node_close(node, TENURE_FOREVER, err));
+  tenure_node_free(node);
+  return 0;
+}
