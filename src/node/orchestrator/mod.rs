@@ -90,6 +90,8 @@ type TaskEnd = (u64, Token, usize, TaskResult);
 pub(super) struct Shared {
     session: Session,
     options: OrchestratorOptions,
+    /// Whether runs can be given out, and done, here.
+    works: bool,
     manual: bool,
     handlers: Mutex<BTreeMap<String, Handler>>,
     gates: Mutex<Vec<Arc<HostGate>>>,
@@ -144,11 +146,16 @@ impl Session {
     /// What every call may answer; [`Status::Misuse`] over a host's lock service; [`Status::Io`] when the system gives no thread.
     pub fn orchestrator(&self, options: OrchestratorOptions, manual: bool) -> Result<Orchestrator> {
         self.core.check()?;
-        // A host's lock service keeps no schedules.
-        self.core.engine.orch(|_, _| ())?;
+        let works = match &self.core.engine {
+            Engine::Plugged(_) => return Err(Error::new(Status::Misuse, "a host's lock service keeps no schedules")),
+            // It reads and writes schedules; what is due is read by members only.
+            Engine::Client(_) => false,
+            _ => true,
+        };
         let shared = Arc::new(Shared {
             session: self.clone(),
             options,
+            works,
             manual,
             handlers: Mutex::default(),
             gates: Mutex::default(),
@@ -248,6 +255,9 @@ impl Shared {
 
     /// One round of everything that the first thread does. Returns ns until the next is due.
     fn step(self: &Arc<Self>) -> u64 {
+        if !self.works {
+            return u64::MAX;
+        }
         self.join();
         let work = self.run_step();
         let drive = if self.closed.load(SeqCst) { u64::MAX } else { self.drive_step() };

@@ -53,9 +53,12 @@ impl Orchestrator {
     /// Takes over a kind of task. A kind that it had before gets the new handler; runs that go on keep theirs.
     ///
     /// # Errors
-    /// [`Status::InvalidArgument`] for the name.
+    /// [`Status::InvalidArgument`] for the name; [`Status::Misuse`] at a client, which runs nothing.
     pub fn register(&self, kind: &str, handler: Handler) -> Result<()> {
         let shared = self.shared()?;
+        if !shared.works {
+            return Err(Error::new(Status::Misuse, "a client runs no tasks: a member does"));
+        }
         if !is_name(kind) {
             return Err(Error::invalid("kind", format_args!("{kind:?} is not 1 to 128 printable ASCII characters without space")));
         }
