@@ -11,7 +11,8 @@ from typing import Any
 from tenure import _core
 from tenure.errors import InvalidArgumentError, UnknownOptionError
 
-_NAMES = frozenset(name for name, _, _ in _core.settings())
+NAMES = frozenset(name for name, _, _ in _core.settings())
+"""The settings of ``docs/configuration.md``."""
 
 
 def milliseconds(argument: str, value: Any) -> int:
@@ -63,9 +64,9 @@ def settings(given: dict[str, Any], prefix: str = "") -> dict[str, str]:
         name = prefix + argument
         if not prefix and name.startswith("gate_"):
             name = "gate." + name.removeprefix("gate_")
-        if name in _NAMES:
+        if name in NAMES:
             text = None if value is None else _text(argument, value)
-        elif f"{name}_ms" in _NAMES:
+        elif f"{name}_ms" in NAMES:
             name = f"{name}_ms"
             text = None if value is None else str(milliseconds(argument, value))
         else:

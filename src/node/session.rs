@@ -351,7 +351,7 @@ impl Session {
     /// # Errors
     /// What every call may answer.
     pub fn force_release(&self, key: &[u8], delay: Duration) -> Result<bool> {
-        self.check()?;
+        self.ready()?;
         let delay_ms = u32::try_from(delay.as_millis()).map_err(|_| Error::invalid("delay", "too long"))?;
         let op = Op::ForceRelease { key: Key::new(key)?, token: None, delay_ms: Some(delay_ms) };
         match self.core.engine.execute(&Request { session: SessionId(0), seq: 0, op })? {

@@ -45,8 +45,8 @@ impl Orchestrator {
     }
 
     /// Writes a schedule given as JSON.
-    fn put(&self, py: Python<'_>, schedule: &str, expected: Option<u64>) -> PyResult<u64> {
-        self.call(py, |o| o.put_json(schedule, expected))
+    fn put(&self, py: Python<'_>, text: &str, expected: Option<u64>) -> PyResult<u64> {
+        self.call(py, |o| o.put_json(text, expected))
     }
 
     /// Writes a schedule given as ThemisDB's JSON.
@@ -65,13 +65,13 @@ impl Orchestrator {
     }
 
     /// Removes a schedule.
-    fn remove(&self, py: Python<'_>, id: &str, expected: Option<u64>) -> PyResult<()> {
-        self.call(py, |o| o.remove(id, expected))
+    fn remove(&self, py: Python<'_>, schedule: &str, expected: Option<u64>) -> PyResult<()> {
+        self.call(py, |o| o.remove(schedule, expected))
     }
 
     /// Switches a schedule on or off.
-    fn enable(&self, py: Python<'_>, id: &str, enabled: bool) -> PyResult<()> {
-        self.call(py, |o| o.enable(id, enabled))
+    fn enable(&self, py: Python<'_>, schedule: &str, enabled: bool) -> PyResult<()> {
+        self.call(py, |o| o.enable(schedule, enabled))
     }
 
     /// A question, answered as JSON.
@@ -89,7 +89,7 @@ impl Orchestrator {
     fn run_now(
         &self,
         py: Python<'_>,
-        id: &str,
+        schedule: &str,
         target: String,
         key: String,
         force: bool,
@@ -97,12 +97,12 @@ impl Orchestrator {
         params: Option<String>,
     ) -> PyResult<u64> {
         let how = RunNow { target, key, force, tick_ms, params };
-        self.call(py, |o| o.run_now(id, &how))
+        self.call(py, |o| o.run_now(schedule, &how))
     }
 
     /// Asks for a run of each tick of a range.
-    fn backfill(&self, py: Python<'_>, id: &str, target: &str, from_ms: i64, to_ms: i64) -> PyResult<Vec<u64>> {
-        self.call(py, |o| o.backfill(id, target, from_ms, to_ms))
+    fn backfill(&self, py: Python<'_>, schedule: &str, target: &str, from_ms: i64, to_ms: i64) -> PyResult<Vec<u64>> {
+        self.call(py, |o| o.backfill(schedule, target, from_ms, to_ms))
     }
 
     /// Asks a run to stop.
@@ -111,13 +111,13 @@ impl Orchestrator {
     }
 
     /// Starts nothing more for a while.
-    fn pause(&self, py: Python<'_>, id: Option<&str>, note: &str, until_ms: Option<i64>) -> PyResult<()> {
-        self.call(py, |o| o.pause(id, note, until_ms.unwrap_or(i64::MAX)))
+    fn pause(&self, py: Python<'_>, schedule: Option<&str>, note: &str, until_ms: Option<i64>) -> PyResult<()> {
+        self.call(py, |o| o.pause(schedule, note, until_ms.unwrap_or(i64::MAX)))
     }
 
     /// Ends a pause.
-    fn unpause(&self, py: Python<'_>, id: Option<&str>) -> PyResult<()> {
-        self.call(py, |o| o.unpause(id))
+    fn unpause(&self, py: Python<'_>, schedule: Option<&str>) -> PyResult<()> {
+        self.call(py, |o| o.unpause(schedule))
     }
 
     /// Sets a budget's limit.
@@ -126,8 +126,8 @@ impl Orchestrator {
     }
 
     /// The next fire times, UTC ms.
-    fn next_fires(&self, py: Python<'_>, id: &str, after_ms: Option<i64>, count: usize) -> PyResult<Vec<i64>> {
-        self.call(py, |o| o.next_fires(id, after_ms, count))
+    fn next_fires(&self, py: Python<'_>, schedule: &str, after_ms: Option<i64>, count: usize) -> PyResult<Vec<i64>> {
+        self.call(py, |o| o.next_fires(schedule, after_ms, count))
     }
 
     /// The journal's digest.

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tenure
-from tenure.cli import cluster, doctor, lock, node
+from tenure.cli import cluster, doctor, lock, node, schedules
 from tenure.cli.common import EX_UNAVAILABLE, EX_USAGE, Usage
 from tenure.cli.output import Output
 
@@ -44,10 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     settings = _Parser(add_help=False)
     settings.add_argument("--config", metavar="FILE", help="read settings from FILE: key = value lines")
-    settings.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of docs/configuration.md; may be repeated")
+    settings.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of docs/configuration.md")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def add(name: str, run: Run, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def add(name: str, run: Run, text: str, *parents: _Parser) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[*parents, everywhere])
         command.set_defaults(run=run)
         return command
@@ -56,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.arguments(add("doctor", doctor.doctor, "try what Tenure needs on this machine", remote, settings))
     node.arguments(add("node", node.run, "run a member of a cluster until SIGTERM or SIGINT", settings))
     lock.arguments(add("lock", lock.run, "run a program while holding a lock", remote, settings))
-    cluster.status_arguments(add("status", cluster.status, "show the cluster: leader, members, counts", remote, settings))
+    cluster.status_arguments(add("status", cluster.status, "show who leads, the members, whether a majority works", remote, settings))
     cluster.locks_arguments(add("locks", cluster.locks, "list locks, their holders and waiters", remote, settings))
     cluster.members_arguments(add("members", cluster.members, "list members, remove one, or issue a join token", remote, settings))
+    schedules.arguments(add("schedules", schedules.run, "look at schedules, pause them, run them", remote, settings))
     cluster.transfer_arguments(add("transfer", cluster.transfer, "hand the leadership to another member", remote, settings))
     return parser
 
@@ -70,21 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Run = given.run
     try:
         return run(given, out)
-    except Usage as error:
-        out.error(error.code, str(error))
-        return EX_USAGE
-    except (tenure.UnknownOptionError, tenure.InvalidArgumentError) as error:
-        out.error(error.status, str(error))
-        return EX_USAGE
-    except tenure.UnavailableError as error:
-        out.error(error.status, str(error))
-        return EX_UNAVAILABLE
-    except (tenure.Error, OSError) as error:
-        out.error(getattr(error, "status", type(error).__name__), str(error))
-        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough of it; the interpreter must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (Usage, tenure.Error, OSError) as error:
+        out.error(getattr(error, "status", type(error).__name__), str(error))
+        return _exit_status(error)
+
+
+def _exit_status(error: Exception) -> int:
+    if isinstance(error, (Usage, tenure.UnknownOptionError, tenure.InvalidArgumentError)):
+        return EX_USAGE
+    return EX_UNAVAILABLE if isinstance(error, tenure.UnavailableError) else 1

@@ -45,22 +45,28 @@ def transfer_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(given: argparse.Namespace, out: Output) -> int:
-    """Shows the leader, the members and the counts."""
+    """Shows the leader and the members, and that a majority works."""
     with connect(given) as client:
         rows = _members(client)
         # A linearizable read: it proves that a majority works, which a list of members does not.
         client.holder("tenure.status")
         own = client.status()
+    cluster = own["cluster"]
     leader = next((row["name"] for row in rows if row["role"] == "leader"), None)
-    cluster = own.get("cluster", {})
-    value = {"leader": leader, "term": cluster.get("term"), "members": rows, "counts": own.get("counts"), "weaker_modes": own.get("weaker_modes")}
+    value = {
+        "leader": leader,
+        "term": cluster["term"],
+        "members": rows,
+        "asked": cluster["connected_to"],
+        "weaker_modes": own["weaker_modes"],
+    }
     if out.as_json:
         out.value(value, "")
-    else:
-        out.value(value, f"leader {leader or 'not known'}, term {cluster.get('term', '-')}")
-        out.table(rows, _MEMBER_COLUMNS, "no members")
-        counts = own.get("counts") or {}
-        out.value(counts, ", ".join(f"{name} {number}" for name, number in counts.items()))
+        return 0
+    out.value(value, f"leader {leader or 'not known'}, term {cluster['term']}, as {cluster['connected_to']} says")
+    out.table(rows, _MEMBER_COLUMNS, "no members")
+    for mode in own["weaker_modes"]:
+        out.value(mode, f"weaker mode: {mode}")
     return 0
 
 
@@ -76,9 +82,10 @@ def locks(given: argparse.Namespace, out: Output) -> int:
         for lock in client.locks(given.prefix, given.limit):
             rows += [_holder(lock.key, holder) for holder in lock.holders] or [{"key": lock.key, "holder": None}]
             if given.waiters:
-                waiting = [c for c in client.contenders(lock.key) if not c.holds]
-                rows += [{"key": lock.key, "holder": f"waits: {c.node}", "metadata": c.metadata} for c in waiting]
-    out.table(rows, _LOCK_COLUMNS, "no locks" if not given.prefix else f"no locks that start with {printable(given.prefix)}")
+                waiting = client.contenders(lock.key).waiters
+                rows += [{"key": lock.key, "holder": None, "waiter": w.node, "mode": w.mode, "waited": w.waited} for w in waiting]
+    columns = (*_LOCK_COLUMNS, "waiter", "waited") if given.waiters else _LOCK_COLUMNS
+    out.table(rows, columns, "no locks" if not given.prefix else f"no locks that start with {printable(given.prefix)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tenure
+from tenure._settings import NAMES
 
 EX_USAGE = 64
 """Wrong usage, as in sysexits.h."""
@@ -19,7 +20,7 @@ EX_TEMPFAIL = 75
 class Usage(Exception):
     """The command line does not make sense."""
 
-    code = "usage"
+    status = "usage"
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -39,6 +40,10 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise Usage(f"--set {pair}: expected KEY=VALUE")
         found[name.strip()] = value.strip()
+    for name in found:
+        if name not in NAMES:
+            hint = f" ({name}_ms, in milliseconds, is)" if f"{name}_ms" in NAMES else ""
+            raise Usage(f"{name}: no setting is called so{hint}")
     return found
 
 

@@ -11,6 +11,7 @@ import time
 from types import FrameType
 
 import tenure
+from tenure._types import DEFAULT_TTL
 from tenure.cli.common import EX_TEMPFAIL, Usage, connect, seconds
 from tenure.cli.output import Output, printable
 
@@ -48,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     wait.add_argument("-n", "--nonblock", action="store_true", help="fail rather than wait")
     wait.add_argument("-w", "--timeout", metavar="SECONDS", type=seconds, help="wait at most so long (default: as long as it takes)")
     parser.add_argument("-E", "--conflict-exit-code", metavar="N", type=int, default=1, help="exit status when the lock was not had")
-    parser.add_argument("--ttl", metavar="SECONDS", type=seconds, default=tenure.DEFAULT_TTL, help="the lock outlives this process by so much")
+    parser.add_argument("--ttl", metavar="SECONDS", type=seconds, default=DEFAULT_TTL, help="how long it outlives this process")
     parser.add_argument("--metadata", metavar="TEXT", help="shown to others as the holder's note (default: host, process id, command)")
     parser.add_argument(
         "--on-loss",
@@ -123,7 +124,7 @@ def _supervise(program: list[str], grant: tenure.Grant, given: argparse.Namespac
     # A Ctrl-C reaches the program by itself; the lock is given back when the program has ended of it.
     before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     try:
-        child = subprocess.Popen(become, env=environment)
+        child = subprocess.Popen(become, env=environment)  # noqa: S603  # It is the program that the user gave.
 
         def forward(number: int, _frame: FrameType | None) -> None:
             child.send_signal(number)

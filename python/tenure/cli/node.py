@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import threading
 from typing import Any
@@ -52,8 +53,19 @@ def run(given: argparse.Namespace, out: Output) -> int:
         )
         return _watch(node, stop, out)
     finally:
-        node.close(given.close_timeout)
+        _leave(node)
+        with contextlib.suppress(tenure.LockTimeout):
+            node.close(given.close_timeout)
         out.value({"event": "closed", "node": node.node_id}, f"member {node.node_id}: closed")
+
+
+def _leave(node: tenure.Node) -> None:
+    """A leader that goes hands over first: nobody has to wait for an election."""
+    status = node.status()
+    cluster = status["cluster"] or {}
+    if cluster.get("role") == "leader" and len(cluster["members"]) > 1 and not status["poisoned"]:
+        with contextlib.suppress(tenure.Error):
+            node.transfer_leader()
 
 
 def _watch(node: tenure.Node, stop: threading.Event, out: Output) -> int:
@@ -61,16 +73,16 @@ def _watch(node: tenure.Node, stop: threading.Event, out: Output) -> int:
     told: Any = None
     while not stop.is_set():
         status = node.status()
-        if status["state"] not in ("running", "starting"):
-            out.error(status["state"], f"the member has ended: {status.get('cause') or status['state']}")
+        if status["poisoned"]:
+            out.error(status["state"], f"the member has ended: {status['poisoned']}")
             return 1
-        cluster = status.get("cluster") or {}
-        seen = (cluster.get("leader"), sorted(m["name"] for m in cluster.get("members", [])))
+        cluster = status["cluster"]
+        seen = (cluster["leader"], sorted(m["name"] for m in cluster["members"]))
         if seen != told:
             told = seen
             leader, members = seen
             out.value(
-                {"event": "cluster", "node": node.node_id, "leader": leader, "term": cluster.get("term"), "members": members},
+                {"event": "cluster", "node": node.node_id, "leader": leader, "term": cluster["term"], "members": members},
                 f"member {node.node_id}: leader {leader or 'not known'}, members {', '.join(members) or 'not known'}",
             )
         stop.wait(_LOOK)

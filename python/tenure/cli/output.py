@@ -6,12 +6,15 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 
 def _json(value: object) -> object:
     if isinstance(value, bytes):
         return printable(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
@@ -52,7 +55,7 @@ class Output:
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
     def progress(self, text: str) -> None:
-        """Says how a long operation gets on: on one line of a terminal, else a line at most every five seconds. Never on standard output."""
+        """Says how a long operation gets on: on one line of a terminal, else a line every five seconds at most. Never on stdout."""
         if sys.stderr.isatty():
             self._progress = max(self._progress, len(text))
             print(f"\r{text.ljust(self._progress)}", end="", file=sys.stderr, flush=True)
@@ -82,4 +85,6 @@ def _cell(value: Any) -> str:
         return f"{value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
     return printable(value) if isinstance(value, (bytes, str)) else str(value)

@@ -170,10 +170,12 @@ impl Session {
             renewals: Arc::default(),
             closed: AtomicBool::new(false),
         });
+        // A client sees the schedules through a member, and neither gives out work nor takes it: it needs no threads.
+        let threads_wanted = !manual && !shared.is_client();
         let weak = Arc::downgrade(&shared);
         self.core.bells().push(Box::new(move |session| ring(&weak, session)));
         let mut threads = Vec::new();
-        if !manual {
+        if threads_wanted {
             let (weak, wake) = (Arc::downgrade(&shared), shared.wake.clone());
             threads.push(process::spawn("tenure-orch", move || {
                 turn(&weak, &wake, |shared| Duration::from_nanos(shared.step()).min(LONGEST))
@@ -215,6 +217,10 @@ fn turn(shared: &Weak<Shared>, wake: &Wake, step: impl Fn(&Arc<Shared>) -> Durat
 impl Shared {
     fn engine(&self) -> &Engine {
         &self.session.core.engine
+    }
+
+    fn is_client(&self) -> bool {
+        matches!(self.engine(), Engine::Client(_))
     }
 
     fn wall_ms(&self) -> i64 {

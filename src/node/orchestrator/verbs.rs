@@ -62,6 +62,9 @@ impl Orchestrator {
         if !is_name(kind) {
             return Err(Error::invalid("kind", format_args!("{kind:?} is not 1 to 128 printable ASCII characters without space")));
         }
+        if shared.is_client() {
+            return Err(Error::new(Status::Misuse, "a client runs no tasks: a member does"));
+        }
         lock(&shared.handlers).insert(kind.to_owned(), handler);
         shared.wake.raise();
         Ok(())
