@@ -70,6 +70,7 @@ class Member:
     def __init__(self, settings: dict[str, Any], log: Path, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
         self.settings = settings
         self.log = log
+        self.prefix = prefix
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -187,7 +188,11 @@ class Cluster:
     def start_member(self, name: str, address: str, **settings: Any) -> Member:
         """Starts a process; it is not waited for."""
         given = {**self.settings, "node_id": name, "listen": address, "data_dir": str(self.where / name), **settings}
-        return Member({k: v for k, v in given.items() if v is not None}, self.where / f"{name}.log")
+        return Member({k: v for k, v in given.items() if v is not None}, self.where / f"{name}.log", self.prefix(name))
+
+    def prefix(self, name: str) -> Sequence[str]:
+        """What a member's command line begins with."""
+        return ()
 
     def __enter__(self) -> Cluster:
         try:
@@ -254,7 +259,7 @@ class Cluster:
         old = self.members[i]
         assert not old.alive, "it still runs"
         given = {**old.settings, **settings}
-        self.members[i] = Member({k: v for k, v in given.items() if v is not None}, old.log)
+        self.members[i] = Member({k: v for k, v in given.items() if v is not None}, old.log, old.prefix)
         if wait:
             self.members[i].opened.result(LIMIT)
             self.members[i].wait_ready(LIMIT)

@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 import tenure
+from workload import Work
 
 _writing = threading.Lock()
 
@@ -32,6 +33,7 @@ class Calls:
         self.node = node
         self.grants: dict[int, tenure.Grant] = {}
         self.events: list[dict[str, Any]] = []
+        self.workers: list[Work] = []
         node.on_event(lambda event: self.events.append(plain(event)))
 
     def keep(self, grant: tenure.Grant | None) -> int | None:
@@ -54,6 +56,16 @@ class Calls:
 
     def seen(self) -> list[dict[str, Any]]:
         return list(self.events)
+
+    def work(self, *args: Any, **kwargs: Any) -> None:
+        self.workers.append(Work(self.node, *args, **kwargs))
+
+    def work_done(self) -> int:
+        return sum(worker.done for worker in self.workers)
+
+    def work_stop(self) -> None:
+        while self.workers:
+            self.workers.pop().stop()
 
 
 def plain(value: Any) -> Any:
