@@ -24,7 +24,8 @@
  * node of its own. Programs that daemonise open their node after it.
  *
  * The library starts few threads, named tenure-*, with all signals blocked; it installs no signal handlers, writes to none of the
- * descriptors 0 to 2, keeps its own at 3 and above with FD_CLOEXEC, and never ends the process.
+ * descriptors 0 to 2, keeps its own at 3 and above with FD_CLOEXEC, and ends the process only when the setting
+ * gate.on_expiry asks for it.
  */
 
 
@@ -1356,6 +1357,16 @@ int32_t tenure_gate_heartbeat(struct tenure_gate gate,
                               struct tenure_error *err);
 
 /**
+ * The host is alive: see the setting `gate.beat_timeout_ms`. To be called from where the host would be stuck if it were, such as its main
+ * loop.
+ *
+ * Parameters: gate; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_gate_beat(struct tenure_gate gate,
+                         struct tenure_error *err);
+
+/**
  * A nonce for the controller's next heartbeat, whose lease will count from now. For a controller that asks before it sends; each reply to a
  * heartbeat brings one too.
  *
@@ -1662,6 +1673,14 @@ int32_t tenure_node_close(struct tenure_node node,
  * Returns: nothing. Threads: any, also in callbacks; never waits. In a forked child it does nothing. Since: 0.1.
  */
 void tenure_node_free(struct tenure_node node);
+
+/**
+ * The host is alive, for all gates of the node: as tenure_gate_beat().
+ *
+ * Parameters: node; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any, also in callbacks; never waits. Since: 0.1.
+ */
+int32_t tenure_node_beat(struct tenure_node node, struct tenure_error *err);
 
 /**
  * The node's own session, under which it holds its locks: its name is the node's id.

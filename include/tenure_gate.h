@@ -60,6 +60,12 @@ extern "C" {
 #define TENURE_GATE_FORKED 7
 /** Refused: the gate was closed. */
 #define TENURE_GATE_CLOSED 8
+/** Refused: the machine was suspended, and no lease has been granted since. */
+#define TENURE_GATE_SUSPENDED 9
+/** Refused: the machine was restored from a snapshot, cloned or moved; a higher epoch opens. */
+#define TENURE_GATE_RESTORED 10
+/** Refused: the host has not shown that it is alive for longer than gate.beat_timeout_ms. */
+#define TENURE_GATE_HOST_SILENT 11
 
 /** The effect was complete while the lease was provably valid: acknowledge. */
 #define TENURE_GATE_HELD 0

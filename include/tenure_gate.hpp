@@ -107,6 +107,8 @@ class Gate {
     if (tenure_gate_next_nonce(get(), &nonce, &err) != TENURE_OK) return Error(err);
     return nonce;
   }
+  // The host is alive: for the setting gate.beat_timeout_ms.
+  void beat() noexcept { tenure_gate_beat(get(), nullptr); }
   Result<void> observe(uint64_t epoch, std::string_view holder) {
     return detail::checked([&](tenure_error* e) { return tenure_gate_observe(get(), epoch, detail::bytes(holder), e); });
   }

@@ -205,6 +205,8 @@ class Node {
     if (tenure_node_dispatch(get(), max, &done, &err) != TENURE_OK) return Error(err);
     return done;
   }
+  // The host is alive, for all gates of the node.
+  void beat() noexcept { tenure_node_beat(get(), nullptr); }
   Result<void> close(milliseconds timeout) {
     return detail::checked([&](tenure_error* e) { return tenure_node_close(get(), detail::ms(timeout), e); });
   }

@@ -55,7 +55,7 @@ fn stress(compiler: &str, source: &str, clock: &str) {
             std::thread::yield_now();
         }
         tsc_used |= core.status(now.moment).clock == "tsc";
-        core.begin_drain(now.moment).unwrap();
+        core.begin_drain(now.moment, &mut Vec::new()).unwrap();
         assert!(core.cell().wait_idle(|| start.elapsed() > Duration::from_secs(60)), "{} in flight", core.cell().in_flight());
         core.end_drain(Moment::now(&SystemClock), &mut events).unwrap();
         world.released.store(epoch, SeqCst);
@@ -127,9 +127,9 @@ const STEPS: [Step; 13] = [
     ("log-only", |core| drop(core.set_mode(Mode::LogOnly))),
     ("block", |core| drop(core.set_mode(Mode::Block))),
     ("observe", |core| drop(core.observe(9, "other", &mut Vec::new()))),
-    ("draining", |core| drop(core.begin_drain(Moment::now(&SystemClock)))),
+    ("draining", |core| drop(core.begin_drain(Moment::now(&SystemClock), &mut Vec::new()))),
     ("drained", |core| {
-        drop(core.begin_drain(Moment::now(&SystemClock)));
+        drop(core.begin_drain(Moment::now(&SystemClock), &mut Vec::new()));
         drop(core.end_drain(Moment::now(&SystemClock), &mut Vec::new()));
     }),
     ("reset", |core| drop(core.reset(&mut Vec::new()))),
@@ -261,7 +261,7 @@ fn more_threads_than_slots_are_all_counted() {
         .collect();
     entered.wait();
     assert_eq!(core.cell().in_flight(), THREADS as u64);
-    core.begin_drain(Moment::now(&SystemClock)).unwrap();
+    core.begin_drain(Moment::now(&SystemClock), &mut Vec::new()).unwrap();
     assert!(core.end_drain(Moment::now(&SystemClock), &mut Vec::new()).is_err());
     core.tick(&now(&core), &mut Vec::new());
     go.wait();

@@ -64,6 +64,10 @@ class Gate:
         """As :meth:`tenure.Gate.next_nonce`."""
         return self._sync.next_nonce()
 
+    def beat(self) -> None:
+        """As :meth:`tenure.Gate.beat`."""
+        self._sync.beat()
+
     async def observe(self, epoch: int, holder: str) -> None:
         """As :meth:`tenure.Gate.observe`."""
         await asyncio.to_thread(self._sync.observe, epoch, holder)

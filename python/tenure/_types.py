@@ -170,7 +170,8 @@ class Event:
     ``kind`` is ``at_risk`` (a grant was not renewed in time and ends in ``remaining``), ``lost`` (a grant ended against
     its holder's will), ``revoke_requested`` (``by`` asks the holder to give the lock back and says why in ``reason``; it is
     taken away after ``remaining``, if that is given), ``poisoned`` (a failure ended the node), or one of a gate's:
-    ``gate_granted``, ``gate_at_risk``, ``gate_lost``, ``gate_drained``, ``gate_clock_fallback``, ``gate_refused``.
+    ``gate_granted``, ``gate_at_risk``, ``gate_lost``, ``gate_stepping_down``, ``gate_drained``, ``gate_overrun``,
+    ``gate_clock_fallback``, ``gate_refused``.
     """
 
     kind: str
@@ -184,6 +185,8 @@ class Event:
     """Name of the session that asks."""
     gate: str | None = None
     epoch: int | None = None
+    in_flight: int | None = None
+    """Writes that were in flight when their lease ended."""
     took: float | None = None
     """Seconds that a drain took."""
     refused: dict[str, int] | None = None

@@ -77,6 +77,10 @@ class Gate:
         """A nonce for a heartbeat: its lease will count from this call."""
         return self._core.next_nonce()
 
+    def beat(self) -> None:
+        """The host is alive, for the setting ``beat_timeout_ms``: call it from where the host would be stuck if it were."""
+        self._core.beat()
+
     def observe(self, epoch: int, holder: str) -> None:
         """Tells the gate that ``holder`` is in office in ``epoch``. A higher epoch that names another node closes it at once."""
         self._core.observe(epoch, holder)

@@ -46,6 +46,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "Address at which the other members reach this one. Empty: its own in `peers`, or where it listens.",
     },
     Setting {
+        name: "boot_id_path",
+        form: Form::Text("path"),
+        default: "/proc/sys/kernel/random/boot_id",
+        text: "File that names this boot of the machine. When it changes under a running node, the node was moved to another machine: its gates close.",
+    },
+    Setting {
         name: "cluster_id",
         form: Form::Text("name"),
         default: "tenure",
@@ -95,6 +101,12 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting { name: "etcd_prefix", form: Form::Text("text"), default: "tenure/locks/", text: "How the names of the keys in etcd begin." },
     Setting {
+        name: "gate.beat_timeout_ms",
+        form: Form::Number(0, 3_600_000),
+        default: "0",
+        text: "How long the host may go without a call of beat: then the gate closes and its lease is not renewed. 0: the host need not call it.",
+    },
+    Setting {
         name: "gate.clock",
         form: Form::Choice(&["boottime", "tsc"]),
         default: "boottime",
@@ -125,6 +137,12 @@ pub const SETTINGS: &[Setting] = &[
         text: "What a closed gate does. disabled and log-only are the named weaker modes: they let every write pass.",
     },
     Setting {
+        name: "gate.on_expiry",
+        form: Form::Choice(&["none", "abort", "abort-always"]),
+        default: "none",
+        text: "What happens when a lease ends without a hand-over: abort ends the process by SIGABRT if writes are in flight, abort-always in any case.",
+    },
+    Setting {
         name: "gate.start_open",
         form: BOOL,
         default: "false",
@@ -147,6 +165,12 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Number(20, 86_400_000),
         default: "100",
         text: "Shortest lease that a heartbeat may give; a shorter one is refused.",
+    },
+    Setting {
+        name: "gate.watchdog",
+        form: Form::Text("path"),
+        default: "",
+        text: "Watchdog device, such as /dev/watchdog, fed by the library's thread while the gate is open, and disarmed when no write is in flight after that. Empty: none.",
     },
     Setting {
         name: "granter_trust_receipt",
@@ -269,6 +293,12 @@ pub const SETTINGS: &[Setting] = &[
         form: Form::Text("path"),
         default: "",
         text: "PEM file: its private key, readable by owner and group at most.",
+    },
+    Setting {
+        name: "vmgenid_path",
+        form: Form::Text("path"),
+        default: "/sys/firmware/qemu_fw_cfg/by_name/etc/vmgenid_guid/raw",
+        text: "File with the virtual machine's generation id, where the hypervisor gives one. When it changes the machine was restored or cloned: gates close, and only a higher epoch opens them.",
     },
     Setting {
         name: "wal_segment_bytes",

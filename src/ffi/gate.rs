@@ -192,6 +192,19 @@ impl SizedReply {
     }
 }
 
+/// The host is alive: see the setting `gate.beat_timeout_ms`. To be called from where the host would be stuck if it were, such as its main
+/// loop.
+///
+/// Parameters: gate; err - or NULL.
+/// Returns: #TENURE_OK; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any, also in callbacks; never waits. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_gate_beat(gate: tenure_gate, err: *mut tenure_error) -> i32 {
+    guard_on(gate.id, err, |g: &GateObject| {
+        g.0.beat();
+        Ok(())
+    })
+}
+
 /// A nonce for the controller's next heartbeat, whose lease will count from now. For a controller that asks before it sends; each reply to a
 /// heartbeat brings one too.
 ///
@@ -344,6 +357,7 @@ fn reason_text(reason: Option<Refusal>) -> *const c_char {
         Some(Refusal::UnknownNonce) => c"unknown_nonce",
         Some(Refusal::Expired) => c"expired",
         Some(Refusal::Draining) => c"draining",
+        Some(Refusal::HostSilent) => c"host_silent",
     };
     word.as_ptr()
 }

@@ -110,6 +110,9 @@ pub extern "C" fn tenure_gate_reason_name(reason: i32) -> *const c_char {
         Some(Reason::Poisoned) => c"poisoned",
         Some(Reason::Forked) => c"forked",
         Some(Reason::Closed) => c"closed",
+        Some(Reason::Suspended) => c"suspended",
+        Some(Reason::Restored) => c"restored",
+        Some(Reason::HostSilent) => c"host_silent",
     };
     name.as_ptr()
 }

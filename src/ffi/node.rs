@@ -156,6 +156,18 @@ pub extern "C" fn tenure_node_free(node: tenure_node) {
     });
 }
 
+/// The host is alive, for all gates of the node: as tenure_gate_beat().
+///
+/// Parameters: node; err - or NULL.
+/// Returns: #TENURE_OK; #TENURE_BAD_HANDLE; #TENURE_FORKED. Threads: any, also in callbacks; never waits. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_node_beat(node: tenure_node, err: *mut tenure_error) -> i32 {
+    guard_on(node.id, err, |n: &NodeObject| {
+        n.node.beat();
+        Ok(())
+    })
+}
+
 /// The node's own session, under which it holds its locks: its name is the node's id.
 ///
 /// Parameters: node; out_session - where the handle goes, the same at each call; err - or NULL.

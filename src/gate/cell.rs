@@ -65,11 +65,17 @@ pub enum Reason {
     Forked = 7,
     /// The gate was closed.
     Closed = 8,
+    /// The machine was suspended; no lease has been granted since.
+    Suspended = 9,
+    /// The machine was restored from a snapshot, cloned or moved: another copy may hold the same office. A higher epoch opens.
+    Restored = 10,
+    /// The host has not shown that it is alive for longer than `gate.beat_timeout_ms`.
+    HostSilent = 11,
 }
 
 impl Reason {
     /// Every reason, in numeric order.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 11] = [
         Reason::NeverGranted,
         Reason::Expired,
         Reason::Superseded,
@@ -78,6 +84,9 @@ impl Reason {
         Reason::Poisoned,
         Reason::Forked,
         Reason::Closed,
+        Reason::Suspended,
+        Reason::Restored,
+        Reason::HostSilent,
     ];
 
     /// The reason with this number.
@@ -96,6 +105,9 @@ impl Reason {
             Reason::Poisoned => "poisoned",
             Reason::Forked => "forked",
             Reason::Closed => "closed",
+            Reason::Suspended => "suspended",
+            Reason::Restored => "restored",
+            Reason::HostSilent => "host_silent",
         }
     }
 }
@@ -183,7 +195,7 @@ pub struct Cell<P: Platform = Native> {
     /// 0.
     pub reserved: P::U32,
     /// Refusals by [`Reason`].
-    pub refused: [P::U64; 9],
+    pub refused: [P::U64; 16],
     /// Writes that passed only because the mode is log-only.
     pub passed: P::U64,
     /// Writes that finished without a provably valid lease.

@@ -28,12 +28,24 @@ pub enum GateEvent {
         /// Why.
         reason: Reason,
     },
-    /// No permit is left under this epoch, and none will be given.
+    /// The host steps down: no new write is let in under this epoch, those in flight may finish. [`GateEvent::Drained`] follows.
+    SteppingDown {
+        /// The epoch that ends.
+        epoch: u64,
+    },
+    /// No permit is left under this epoch, and none will be given: after [`GateEvent::SteppingDown`], or after [`GateEvent::Lost`].
     Drained {
         /// The epoch drained.
         epoch: u64,
-        /// From the beginning of the drain, ns.
+        /// From the beginning of the drain, or from the loss, ns.
         took_ns: u64,
+    },
+    /// The lease has ended while writes were in flight: they finish as uncertain.
+    Overrun {
+        /// The epoch that ended.
+        epoch: u64,
+        /// Writes in flight.
+        in_flight: u64,
     },
     /// The TSC disagreed with CLOCK_BOOTTIME, or cannot be used here: the gate judges by BOOTTIME from now on.
     ClockFallback,
@@ -55,7 +67,8 @@ pub struct Refusals {
 impl GateEvent {
     /// Whether an operator should hear of it without asking. What the host itself has done is no news.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, GateEvent::Granted { .. } | GateEvent::Drained { .. } | GateEvent::Lost { reason: Reason::Closed, .. })
+        let expected = matches!(self, GateEvent::Granted { .. } | GateEvent::SteppingDown { .. } | GateEvent::Drained { .. });
+        !expected && !matches!(self, GateEvent::Lost { reason: Reason::Closed, .. })
     }
 }
 
@@ -68,6 +81,8 @@ impl fmt::Display for GateEvent {
                 write!(f, "epoch {epoch} ends in {} ms and was not renewed", remaining_ns / 1_000_000)
             }
             GateEvent::Lost { epoch, reason } => write!(f, "closed, epoch {epoch} lost: {reason}"),
+            GateEvent::SteppingDown { epoch } => write!(f, "stepping down from epoch {epoch}"),
+            GateEvent::Overrun { epoch, in_flight } => write!(f, "epoch {epoch} ended with {in_flight} writes in flight"),
             GateEvent::Drained { epoch, took_ns } => write!(f, "epoch {epoch} drained in {} us", took_ns / 1_000),
             GateEvent::ClockFallback => f.write_str("the TSC cannot be relied on, CLOCK_BOOTTIME is used"),
             GateEvent::Refused(r) => {

@@ -63,6 +63,8 @@ pub enum Refusal {
     Expired,
     /// The gate is being drained, or this epoch was drained.
     Draining,
+    /// The host has not shown that it is alive, see `gate.beat_timeout_ms`.
+    HostSilent,
 }
 
 impl Refusal {
@@ -73,6 +75,7 @@ impl Refusal {
             Refusal::UnknownNonce => "unknown_nonce",
             Refusal::Expired => "expired",
             Refusal::Draining => "draining",
+            Refusal::HostSilent => "host_silent",
         }
     }
 }

@@ -34,7 +34,7 @@ pub use cell::{Cell, NEVER, Reason, SLOTS, STRIPES, Slot, Window, WriteClass, mo
 pub use epochs::{EpochStore, MemoryEpochs};
 pub use event::{GateEvent, Refusals};
 pub use lease::{GrantReply, Heartbeat, HeartbeatReply, Refusal};
-pub use options::{ClockPolicy, Mode, Options};
+pub use options::{ClockPolicy, Mode, OnExpiry, Options};
 pub use permit::{CellRef, Permit, RawPermit, Verdict};
 pub use publisher::{GateCore, Setup};
 pub use slow::{check_slow, enter_slow, finish_slow, leave_slow, precommit_slow};

@@ -143,6 +143,29 @@ impl GateCore {
         Ok(())
     }
 
+    /// Something has happened to this machine or its host that the lease does not allow for: the lease is dropped, and nonces given out so
+    /// far are void. A fresh grant opens again; after [`Reason::Restored`] only one with a higher epoch than any seen, because another
+    /// copy of this process may hold the present one.
+    ///
+    /// # Errors
+    /// [`Status::Closed`] or [`Status::Poisoned`].
+    pub fn distrust(&mut self, reason: Reason, events: &mut Vec<GateEvent>) -> Result<()> {
+        self.check_alive()?;
+        self.nonces.clear();
+        self.count.distrusts += 1;
+        if reason == Reason::Restored {
+            self.retired = self.retired.max(self.epoch_seen);
+        }
+        self.drop_lease(reason, events);
+        Ok(())
+    }
+
+    /// The answer to a heartbeat while the host does not show that it is alive: it renews nothing.
+    pub fn decline_for_silence(&mut self, now: Moment, rng: &mut dyn Rng) -> HeartbeatReply {
+        let grant = self.decline(Refusal::HostSilent, now);
+        HeartbeatReply { grant, next_nonce: self.nonces.issue(now, rng) }
+    }
+
     /// Closes the gate for good. Whoever still asks is refused.
     pub fn close(&mut self, events: &mut Vec<GateEvent>) {
         self.end(Reason::Closed, events);
@@ -167,7 +190,12 @@ impl GateCore {
         let epoch = self.lease.take().map(|lease| lease.epoch);
         self.end_start();
         match epoch {
-            Some(epoch) if open => self.lose(epoch, reason, events),
+            Some(epoch) if open => {
+                self.lose(epoch, reason, events);
+                if !matches!(reason, Reason::Closed | Reason::NeverGranted) {
+                    self.overrun(epoch, events);
+                }
+            }
             _ => {
                 self.open = false;
                 self.set_reason(Some(reason));
@@ -182,13 +210,16 @@ impl GateCore {
     /// # Errors
     /// [`Status::Closed`], [`Status::Poisoned`]; [`Status::Io`] when the kernel refuses its barrier: then nothing is promised, and
     /// no write is let in either.
-    pub fn begin_drain(&mut self, now: Moment) -> Result<()> {
+    pub fn begin_drain(&mut self, now: Moment, events: &mut Vec<GateEvent>) -> Result<()> {
         self.check_alive()?;
         if self.draining.is_none() {
             // Never 0, which is what `idle` starts with.
             let drain = &self.cell.words().drain;
             drain.store(drain.load(Relaxed).wrapping_add(1).max(1), Release);
             self.draining = Some((now, self.lease.map_or(0, |lease| lease.epoch)));
+            if let Some(lease) = self.lease.filter(|_| self.open) {
+                events.push(GateEvent::SteppingDown { epoch: lease.epoch });
+            }
         }
         self.open = false;
         self.set_reason(Some(Reason::Draining));
@@ -274,6 +305,7 @@ impl GateCore {
             losses: self.count.losses,
             drains: self.count.drains,
             clock_fallbacks: self.count.clock_fallbacks,
+            distrusts: self.count.distrusts,
             permits: stats::permits(self.cell),
             in_flight: stats::in_flight(self.cell),
             refused: refusals.by_reason,

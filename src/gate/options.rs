@@ -74,6 +74,22 @@ pub struct Options {
     pub start_open: bool,
     /// Named weaker mode: a heartbeat without a nonce counts from its receipt.
     pub trust_receipt: bool,
+    /// What is done when a lease ends under writes in flight.
+    pub on_expiry: OnExpiry,
+    /// How long the host may be silent, ns; 0: for ever.
+    pub beat_timeout_ns: u64,
+}
+
+/// What is done when a lease ends, beside closing the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExpiry {
+    /// Nothing.
+    None,
+    /// The process is aborted if writes are in flight.
+    Abort,
+    /// The process is aborted.
+    AbortAlways,
 }
 
 const MS: u64 = 1_000_000;
@@ -96,6 +112,12 @@ impl Options {
             epoch_jump_max: config.number("gate.epoch_jump_max")?,
             start_open: config.flag("gate.start_open")?,
             trust_receipt: config.flag("gate.trust_receipt")?,
+            on_expiry: match config.get("gate.on_expiry")? {
+                "abort" => OnExpiry::Abort,
+                "abort-always" => OnExpiry::AbortAlways,
+                _ => OnExpiry::None,
+            },
+            beat_timeout_ns: ms("gate.beat_timeout_ms")?,
         };
         if options.ttl_min_ns > options.ttl_max_ns {
             return Err(Error::invalid("gate.ttl_min_ms", "is above gate.ttl_max_ms"));

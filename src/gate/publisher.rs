@@ -53,6 +53,7 @@ pub(super) struct Counters {
     pub(super) losses: u64,
     pub(super) drains: u64,
     pub(super) clock_fallbacks: u64,
+    pub(super) distrusts: u64,
     pub(super) least_remaining_ns: Option<u64>,
     pub(super) longest_gap_ns: u64,
 }
@@ -81,6 +82,8 @@ pub struct GateCore {
     pub(super) draining: Option<(Moment, u64)>,
     /// The last epoch that was drained; it does not open again.
     pub(super) retired: u64,
+    /// An epoch was lost then, and writes under it may still be in flight.
+    pub(super) ebbing: Option<(Moment, u64)>,
     pub(super) epoch_seen: u64,
     /// Another node was named with `epoch_seen`.
     pub(super) foreign: Option<String>,
@@ -128,6 +131,7 @@ impl GateCore {
             open: false,
             reason: Reason::NeverGranted,
             draining: None,
+            ebbing: None,
             retired: 0,
             epoch_seen,
             foreign: None,
@@ -170,6 +174,11 @@ impl GateCore {
         self.mode = mode;
         self.publish_mode();
         Ok(())
+    }
+
+    /// Whether writes were let in at the last look.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     pub(super) fn check_alive(&self) -> Result<()> {
@@ -223,12 +232,13 @@ impl GateCore {
             self.count.longest_gap_ns = self.count.longest_gap_ns.max(last.elapsed_ns(now.moment));
         }
         self.refresh(now, events);
+        self.ebb(now.moment, events);
         self.summarise(now.moment, events);
         self.next_look(now.moment)
     }
 
     fn next_look(&self, now: Moment) -> u64 {
-        let idle = self.options.leash_ns.max(4 * MS) / 4;
+        let idle = if self.ebbing.is_some() { 4 * MS } else { self.options.leash_ns.max(4 * MS) / 4 };
         let Some(lease) = self.lease.as_ref().filter(|_| self.ended.is_none()) else { return idle };
         let left = if self.open { lease.admission_ns(now) } else { lease.remaining_ns(now) };
         let risk = lease.remaining_ns(now).saturating_sub(lease.ttl_ns / 3);
@@ -262,6 +272,7 @@ impl GateCore {
         if remaining == 0 {
             protocol::retract(self.cell.words());
             self.lease = None;
+            self.overrun(lease.epoch, events);
             return;
         }
         if self.open {
@@ -351,9 +362,38 @@ impl GateCore {
         self.cell.words().reason.store(reason.map_or(0, |r| r as u32), Release);
     }
 
+    /// The lease of this epoch is over; tells of writes that it leaves in flight.
+    pub(super) fn overrun(&self, epoch: u64, events: &mut Vec<GateEvent>) {
+        let in_flight = self.cell.in_flight();
+        if in_flight != 0 {
+            events.push(GateEvent::Overrun { epoch, in_flight });
+        }
+    }
+
+    /// After a loss: tells when the last write of that epoch has ended.
+    fn ebb(&mut self, now: Moment, events: &mut Vec<GateEvent>) {
+        let Some((since, epoch)) = self.ebbing else { return };
+        if self.open || self.ended.is_some() || self.draining.is_some() {
+            self.ebbing = None;
+            return;
+        }
+        // Makes every writer's count visible that came before the loss.
+        let reached = if self.fenced {
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            true
+        } else {
+            platform::process_barrier().is_ok()
+        };
+        if reached && self.cell.in_flight() == 0 {
+            self.ebbing = None;
+            events.push(GateEvent::Drained { epoch, took_ns: since.elapsed_ns(now) });
+        }
+    }
+
     /// The gate is closed to new writes for this reason; tells it.
     pub(super) fn lose(&mut self, epoch: u64, reason: Reason, events: &mut Vec<GateEvent>) {
         self.open = false;
+        self.ebbing = Some((self.last_look.unwrap_or_default(), epoch));
         self.set_reason(Some(reason));
         self.count.losses += 1;
         events.push(GateEvent::Lost { epoch, reason });

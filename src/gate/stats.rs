@@ -63,6 +63,8 @@ pub struct GateStatus {
     pub drains: u64,
     /// Times that the TSC was given up.
     pub clock_fallbacks: u64,
+    /// Leases dropped because the clocks, the machine or the host could not be relied on.
+    pub distrusts: u64,
     /// Permits given.
     pub permits: u64,
     /// Permits not finished yet.

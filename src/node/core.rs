@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use super::assemble::Secrets;
+use super::clocks::{ClockWatch, Counts};
 use super::delivery::Delivery;
 use super::event::{Event, LossReason};
-use super::gate::GateState;
+use super::gate_state::GateState;
 use super::kept;
 use super::wake::Wake;
 use crate::base::process;
 use crate::base::{Clock, Config, Error, Key, Moment, NodeId, Result, Rng, SessionId, Status, Token};
 use crate::engine::{Engine, EventSink};
-use crate::gate::EpochStore;
+use crate::gate::{EpochStore, Reason};
 use crate::ledger;
 
 const RUNNING: u8 = 0;
@@ -36,6 +37,8 @@ pub(super) struct Core {
     /// Where the proof of the node's own session outlives the process, if it is to.
     secrets: Option<Secrets>,
     gates: RwLock<Vec<Arc<GateState>>>,
+    watch: Mutex<ClockWatch>,
+    pub(super) clock_counts: Counts,
     generation: u64,
     life: AtomicU8,
     poison: OnceLock<String>,
@@ -57,6 +60,7 @@ pub(super) struct Parts {
     pub(super) epochs: Arc<dyn EpochStore>,
     pub(super) secrets: Option<Secrets>,
     pub(super) wake: Arc<Wake>,
+    pub(super) watch: ClockWatch,
 }
 
 impl Core {
@@ -71,6 +75,8 @@ impl Core {
             epochs: parts.epochs,
             secrets: parts.secrets,
             gates: RwLock::default(),
+            watch: Mutex::new(parts.watch),
+            clock_counts: Counts::default(),
             generation: process::generation(),
             life: AtomicU8::new(RUNNING),
             poison: OnceLock::new(),
@@ -128,6 +134,25 @@ impl Core {
 
     pub(super) fn with_rng<R>(&self, use_it: impl FnOnce(&mut dyn Rng) -> R) -> R {
         use_it(&mut **self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn watch(&self) -> MutexGuard<'_, ClockWatch> {
+        // Whole at every step; a panic inside has poisoned the node.
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gates drop their leases: all, or those of one session.
+    pub(super) fn distrust_gates(&self, reason: Reason, session: Option<SessionId>) {
+        for gate in self.gate_list() {
+            if session.is_none_or(|id| gate.is_of(id)) {
+                gate.distrust(self, reason);
+            }
+        }
+    }
+
+    /// Whether a host that should show that it is alive has not: then nothing of this session is renewed.
+    pub(super) fn host_silent(&self, session: SessionId) -> bool {
+        self.gate_list().iter().any(|g| g.is_of(session) && g.is_silent())
     }
 
     pub(super) fn nonce(&self) -> u128 {

@@ -29,6 +29,8 @@ pub enum LossReason {
     Clock,
     /// This process is a forked child: what was held is its parent's.
     Forked,
+    /// The machine was restored from a snapshot, cloned or moved: another copy may hold the same.
+    Restored,
 }
 
 impl LossReason {
@@ -45,6 +47,7 @@ impl LossReason {
             LossReason::NodeLost => "node_lost",
             LossReason::Clock => "clock",
             LossReason::Forked => "forked",
+            LossReason::Restored => "restored",
         }
     }
 }

@@ -1,191 +1,20 @@
 //! A gate as a node's host sees it: the publisher of `crate::gate`, fed by heartbeats or by an office held under a lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
 use super::delivery::check_may_block;
 use super::event::Event;
+use super::gate_state::{GateState, locked};
 use super::office::Office;
-use super::options::LockOptions;
 use super::session::Session;
 use super::wake::Deadline;
-use crate::base::{Config, Error, Key, Moment, NodeId, Result, SessionId, Status, Token};
+use crate::base::{Config, Error, NodeId, Result, Status};
 use crate::engine::Engine;
 use crate::gate::{
     CellRef, GateCore, GateEvent, GateStatus, Heartbeat, HeartbeatReply, Mode, Options, Permit, Reading, Reason, Setup, WriteClass,
 };
-
-/// How soon the keeper comes back to a gate whose publisher is at work, for instance storing an epoch.
-const BUSY_NS: u64 = 2_000_000;
-
-pub(super) struct GateState {
-    name: String,
-    cell: CellRef,
-    publisher: Mutex<GateCore>,
-    office: Mutex<Option<Office>>,
-    session: Session,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic inside poisons the node, and with it this gate; nothing is believed of it afterwards but that it is closed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl GateState {
-    /// Runs one step of the publisher at this moment. Its events are queued in order; the host hears of them elsewhere.
-    fn step<R>(&self, core: &Core, step: impl FnOnce(&mut GateCore, &Reading, &mut Vec<GateEvent>) -> R) -> R {
-        let publisher = locked(&self.publisher);
-        self.step_locked(core, publisher, step)
-    }
-
-    fn step_locked<R>(
-        &self,
-        core: &Core,
-        mut publisher: MutexGuard<'_, GateCore>,
-        step: impl FnOnce(&mut GateCore, &Reading, &mut Vec<GateEvent>) -> R,
-    ) -> R {
-        let mut events = Vec::new();
-        let now = Reading::now(&*core.clock, publisher.wants_tsc());
-        let result = step(&mut publisher, &now, &mut events);
-        for event in &events {
-            core.delivery.event(Event::Gate { name: self.name.clone(), event: event.clone() });
-        }
-        drop(publisher);
-        for event in events {
-            if matches!(event, GateEvent::Granted { .. }) {
-                // The keeper's next look was planned for a closed gate.
-                core.wake.raise();
-            }
-            if event.is_warning() {
-                tracing::warn!(gate = self.name, "{event}");
-            } else {
-                tracing::info!(gate = self.name, "{event}");
-            }
-        }
-        result
-    }
-
-    /// The keeper's look. Returns ns until the next one.
-    pub(super) fn keep(&self, core: &Arc<Core>) -> u64 {
-        let next = match self.publisher.try_lock() {
-            Ok(publisher) => self.step_locked(core, publisher, |p, now, events| p.tick(now, events)),
-            Err(TryLockError::WouldBlock) => BUSY_NS,
-            Err(TryLockError::Poisoned(broken)) => {
-                self.step_locked(core, broken.into_inner(), |p, _, events| p.poison(events));
-                u64::MAX
-            }
-        };
-        if core.check().is_err() {
-            return next;
-        }
-        let campaign = locked(&self.office).as_mut().and_then(|office| office.campaign(core.now()));
-        if let Some((key, options)) = campaign {
-            self.campaign(core, &key, &options);
-        }
-        next
-    }
-
-    /// Asks for the office; the answer comes to [`GateState::elected`].
-    fn campaign(&self, core: &Arc<Core>, key: &Key, options: &LockOptions) {
-        let (weak, name) = (Arc::downgrade(core), self.name.clone());
-        let (session, asked) = (self.session.clone(), key.clone());
-        let elected = Box::new(move |result: Result<Token>| {
-            let taken = weak.upgrade().and_then(|core| core.gate_named(&name).map(|gate| gate.elected(&core, &result)));
-            if let (Ok(token), None | Some(false)) = (result, taken) {
-                // The gate was closed, or gave the office up, while the request waited.
-                session.release_later(asked.as_bytes(), token);
-            }
-        });
-        match self.session.ask(vec![key.clone()], options, None, elected) {
-            Ok(op) => {
-                if let Some(office) = locked(&self.office).as_mut() {
-                    office.asked(op);
-                }
-            }
-            Err(error) => _ = self.elected(core, &Err(error)),
-        }
-    }
-
-    /// The answer to a campaign. False when nobody wants the office any more.
-    fn elected(&self, core: &Core, result: &Result<Token>) -> bool {
-        // Held to the end, so that who gives the office up finds the gate open or never to be opened.
-        let mut slot = locked(&self.office);
-        let Some(office) = slot.as_mut() else { return false };
-        match result {
-            Ok(token) => {
-                office.won(*token);
-                if let Some(since) = self.session.state.grants.since(*token) {
-                    self.extend(core, *token, office.ttl_ns(), since);
-                }
-            }
-            Err(error) => {
-                office.failed(core.now());
-                tracing::warn!(gate = self.name, %error, "the campaign for the office failed");
-            }
-        }
-        true
-    }
-
-    fn extend(&self, core: &Core, token: Token, ttl_ns: u64, sent: Moment) {
-        let granted = self.step(core, |p, now, events| p.grant(token.0, ttl_ns, sent, now, events));
-        if let Err(error) = granted {
-            tracing::warn!(gate = self.name, %error, "the office's epoch was refused");
-        }
-    }
-
-    /// The node's session was renewed by a request sent at `sent`: so was the office held under it.
-    pub(super) fn session_renewed(&self, core: &Core, session: SessionId, sent: Moment) {
-        if self.session.id() != session {
-            return;
-        }
-        let office = locked(&self.office);
-        if let Some((token, ttl_ns)) = office.as_ref().and_then(Office::held) {
-            self.extend(core, token, ttl_ns, sent);
-        }
-    }
-
-    /// The office's own grant was renewed by a request sent at `sent`.
-    pub(super) fn office_renewed(&self, core: &Core, token: Token, ttl_ns: u64, sent: Moment) {
-        let held = locked(&self.office).as_ref().and_then(Office::held);
-        if held.is_some_and(|(mine, _)| mine == token) {
-            self.extend(core, token, ttl_ns, sent);
-        }
-    }
-
-    /// The lock behind the office is lost.
-    pub(super) fn office_lost(&self, core: &Core, token: Token) {
-        let mine = locked(&self.office).as_mut().is_some_and(|office| office.lost(token));
-        if mine && let Err(error) = self.step(core, |p, _, events| p.revoke(Reason::Expired, events)) {
-            tracing::debug!(gate = self.name, %error, "the office of a gate that has ended");
-        }
-    }
-
-    pub(super) fn poison(&self, core: &Core) {
-        self.step(core, |p, _, events| p.poison(events));
-    }
-
-    pub(super) fn close(&self, core: &Core) {
-        self.step(core, |p, _, events| p.close(events));
-        self.leave_office(core);
-    }
-
-    /// Gives the office back without waiting, and does not campaign again.
-    fn leave_office(&self, core: &Core) {
-        let office = locked(&self.office).take();
-        if let (Some(office), Ok(())) = (office, core.check()) {
-            office.leave(&self.session);
-        }
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn status(&self, core: &Core) -> GateStatus {
-        locked(&self.publisher).status(core.now())
-    }
-}
 
 /// A gate: may this process acknowledge a write now? Clones are the same gate; any thread may use it.
 #[derive(Clone)]
@@ -197,19 +26,17 @@ pub struct Gate {
 impl Gate {
     pub(super) fn open(core: &Arc<Core>, session: &Session, name: &str, over: &Config) -> Result<Gate> {
         NodeId::new(name).map_err(|e| Error::new(e.status(), e.message().replace("node_id", "gate")))?;
-        let options = Options::from_config(&core.config.overlaid(over))?;
+        let over_all = core.config.overlaid(over);
+        let options = Options::from_config(&over_all)?;
         let injected = (!core.clock.is_system()).then(|| core.clock.clone());
         let kernel_uses_tsc = injected.is_none() && kernel_clock_is_tsc();
         let setup = Setup { name: name.to_owned(), options, epochs: core.epochs.clone(), injected, kernel_uses_tsc };
         let mut events = Vec::new();
-        let publisher = GateCore::new(setup, &Reading::now(&*core.clock, kernel_uses_tsc), &mut events)?;
-        let state = Arc::new(GateState {
-            name: name.to_owned(),
-            cell: publisher.cell(),
-            publisher: Mutex::new(publisher),
-            office: Mutex::default(),
-            session: session.clone(),
-        });
+        let mut publisher = GateCore::new(setup, &Reading::now(&*core.clock, kernel_uses_tsc), &mut events)?;
+        if core.watch().restored {
+            publisher.distrust(Reason::Restored, &mut events)?;
+        }
+        let state = Arc::new(GateState::new(name, publisher, &options, over_all.get("gate.watchdog")?, session, core));
         core.add_gate(&state)?;
         for event in events {
             core.delivery.event(Event::Gate { name: name.to_owned(), event });
@@ -225,7 +52,7 @@ impl Gate {
 
     /// The gate's name.
     pub fn name(&self) -> &str {
-        &self.state.name
+        self.state.name()
     }
 
     /// What the inline hot path reads. It stays valid for the life of the process; once the gate is closed it denies.
@@ -268,7 +95,7 @@ impl Gate {
             Reason::Poisoned => Status::Poisoned,
             _ => Status::Denied,
         };
-        Error::new(status, format!("gate {} is closed: {reason}", self.state.name))
+        Error::new(status, format!("gate {} is closed: {reason}", self.state.name()))
     }
 
     /// For a receiver of records: whether `epoch` is at least the highest epoch that this gate has seen.
@@ -305,7 +132,16 @@ impl Gate {
     /// [`Status::Fenced`] (with the epoch known here) for an epoch below the highest seen or one of another node;
     /// [`Status::InvalidArgument`] for the ttl or a step of the epoch that is too large; what storing a higher epoch may answer.
     pub fn heartbeat(&self, beat: &Heartbeat) -> Result<HeartbeatReply> {
+        if self.state.is_silent() {
+            return self.step(|p, now, _| Ok(self.core.with_rng(|rng| p.decline_for_silence(now.moment, rng))));
+        }
         self.step(|p, now, events| self.core.with_rng(|rng| p.heartbeat(beat, now, rng, events)))
+    }
+
+    /// The host is alive: see the setting `gate.beat_timeout_ms`. Call it from where the host would be stuck if it were, such as its main
+    /// loop. Cheap; never waits.
+    pub fn beat(&self) {
+        self.state.beat(&self.core);
     }
 
     /// A nonce for the next heartbeat, whose lease will count from now. Hand it to the controller and have it sent back.
@@ -361,7 +197,7 @@ impl Gate {
         {
             let mut slot = locked(&self.state.office);
             if slot.is_some() {
-                return Err(Error::new(Status::Misuse, format!("gate {} already campaigns for an office", self.state.name)));
+                return Err(Error::new(Status::Misuse, format!("gate {} already campaigns for an office", self.state.name())));
             }
             *slot = Some(office);
         }
@@ -379,7 +215,7 @@ impl Gate {
     pub fn drain(&self, timeout: Duration) -> Result<()> {
         self.core.check()?;
         check_may_block()?;
-        self.step(|p, now, _| p.begin_drain(now.moment))?;
+        self.step(|p, now, events| p.begin_drain(now.moment, events))?;
         let deadline = Deadline::after(timeout);
         // What is left at the end of the time is found, and told, by the last step.
         self.state.cell.wait_idle(|| deadline.left().is_zero());
@@ -400,7 +236,7 @@ impl Gate {
     /// As [`Gate::drain`]: then the office is not given back. [`Status::Misuse`] without [`Gate::hold`].
     pub fn resign(&self, timeout: Duration) -> Result<()> {
         if locked(&self.state.office).is_none() {
-            return Err(Error::new(Status::Misuse, format!("gate {} holds no office of its own", self.state.name)));
+            return Err(Error::new(Status::Misuse, format!("gate {} holds no office of its own", self.state.name())));
         }
         self.drain(timeout)?;
         let office = locked(&self.state.office).take();

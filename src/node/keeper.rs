@@ -15,6 +15,7 @@ const LONGEST_NS: u64 = 500_000_000;
 /// One round at `now`. Returns ns until the next one is due.
 pub(super) fn step(core: &Arc<Core>, now: Moment) -> u64 {
     let mut next = LONGEST_NS;
+    super::clocks::look_around(core);
     // Gates first: whatever else is slow, a lease that has ended closes its gate.
     for gate in core.gate_list() {
         next = next.min(gate.keep(core));

@@ -6,12 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::answer::unexpected;
+use super::clocks::CrossCheck;
 use super::core::Core;
 use super::event::{Event, LossReason};
 use super::grants::{Change, From, Grants};
 use super::wake::Deadline;
 use crate::base::{Key, Moment, Result, SessionId, Token};
 use crate::engine::Completion;
+use crate::gate::Reason;
 use crate::ledger::{self, Held, Op, Outcome, Renew, Request};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -38,6 +40,8 @@ pub(super) struct State {
     pub(super) next_req: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
     pub(super) grants: Grants,
+    /// Own time against the ledger's.
+    cross: Mutex<CrossCheck>,
     /// Rung when the session gets a number.
     numbered: (Mutex<()>, Condvar),
     secrets: Mutex<Identity>,
@@ -73,6 +77,7 @@ impl State {
             next_req: AtomicU64::new(1),
             pending: Mutex::default(),
             grants: Grants::default(),
+            cross: Mutex::default(),
             numbered: Default::default(),
             secrets: Mutex::default(),
             unanswered: AtomicBool::new(false),
@@ -132,6 +137,20 @@ impl State {
             None => Op::OpenSession { nonce, name, ttl_ms },
         };
         Ok(Request { session: SessionId(0), seq: 0, op })
+    }
+
+    fn cross(&self) -> MutexGuard<'_, CrossCheck> {
+        self.cross.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether offices may be held on this machine's clock, as far as the ledger's can tell.
+    pub(super) fn clock_trusted(&self) -> bool {
+        self.cross().trusted()
+    }
+
+    /// It is renewed at the next look, whether or not it is time.
+    pub(super) fn hurry(&self) {
+        self.tried_ns.store(0, SeqCst);
     }
 
     /// Opens the ledger's session behind this one.
@@ -268,6 +287,7 @@ impl State {
             return;
         }
         core.unnumber_session(id);
+        self.cross().clear();
         // The keeper opens it anew at once.
         self.tried_ns.store(0, SeqCst);
         core.wake.raise();
@@ -321,6 +341,10 @@ impl State {
             }
         }
         let period = self.period_ns();
+        if id.0 != 0 && core.host_silent(id) {
+            // Whoever waits for what it holds shall not wait for a host that is stuck.
+            return period;
+        }
         let due = self.tried_ns.load(SeqCst).saturating_add(period);
         if now.boottime_ns >= due {
             self.renew_session(core, now);
@@ -347,9 +371,15 @@ impl State {
             state.renewing.store(false, SeqCst);
             state.unanswered.store(outcome.is_err(), SeqCst);
             match outcome {
-                Ok(Outcome::Renewed { .. }) => {
+                Ok(Outcome::Renewed { clock_ms, .. }) => {
                     state.grants.renewed(sent);
-                    keeper.session_renewed(&state, sent);
+                    if state.cross().renewed(sent, keeper.now(), clock_ms) {
+                        keeper.clock_counts.anomalies.fetch_add(1, SeqCst);
+                        tracing::warn!(session = state.name, "this machine's clock is slow, or stood still: gates close");
+                        keeper.distrust_gates(Reason::Clock, Some(id));
+                    } else {
+                        keeper.session_renewed(&state, sent);
+                    }
                 }
                 Ok(Outcome::Refused(ledger::Refusal::NoSession)) => state.ended(&keeper, id, LossReason::SessionExpired),
                 Ok(other) => tracing::error!(session = state.name, ?other, "an answer that is none to a renewal"),

@@ -5,6 +5,7 @@
 
 mod answer;
 mod assemble;
+mod clocks;
 mod cluster;
 mod core;
 mod delivery;
@@ -12,6 +13,7 @@ mod election;
 mod event;
 mod eventfd;
 mod gate;
+mod gate_state;
 mod grant;
 mod granter;
 mod grants;
@@ -27,9 +29,11 @@ mod status;
 mod verbs;
 mod wake;
 mod watch;
+mod watchdog;
 
 pub use crate::consensus::record_level;
 pub use crate::ledger::WHY_MAX;
+pub use clocks::ClockStatus;
 pub use cluster::{JOIN_TOKEN_TTL_MAX, JOIN_TOKEN_TTL_MIN};
 pub use delivery::{Listener, in_callback};
 pub use election::{Election, Leader, Leadership};
@@ -51,6 +55,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::assemble::Heritage;
+use self::clocks::ClockWatch;
 use self::core::{Core, Parts, Sink};
 use self::delivery::{Delivery, Mode, check_may_block};
 use self::wake::Wake;
@@ -191,7 +196,8 @@ impl Node {
         let epochs = assemble::epochs(&engine);
         let (heritage, secrets) = assemble::heritage(config, &engine)?;
         let before = secrets.as_ref().map_or(Ok(None), assemble::Secrets::get)?;
-        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, secrets, wake };
+        let watch = ClockWatch::new(config, &epochs)?;
+        let parts = Parts { id, config: config.clone(), clock: env.clock, rng: env.rng, delivery, engine, epochs, secrets, wake, watch };
         let core = Arc::new(Core::new(parts));
         sink.connect(&core);
         let ttl_ms = u32::try_from(config.number("session_ttl_ms")?).map_err(|_| Error::invalid("session_ttl_ms", "too long"))?;
@@ -287,6 +293,11 @@ impl Node {
     pub fn orchestrator(&self, options: orchestrator::OrchestratorOptions) -> Result<orchestrator::Orchestrator> {
         let manual = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).is_none();
         self.session().orchestrator(options, manual)
+    }
+
+    /// The host is alive, for all gates of this node: see the setting `gate.beat_timeout_ms`. Cheap; never waits.
+    pub fn beat(&self) {
+        self.0.core.gate_list().iter().for_each(|g| g.beat(&self.0.core));
     }
 
     /// Locks whose names start with `prefix`, by name, at most `limit` of them.

@@ -68,6 +68,13 @@ impl Office {
         }
     }
 
+    /// The grant is not to be relied on: it is given back, and campaigned for anew. The grant, if there was one.
+    pub(super) fn doubt(&mut self) -> Option<(Key, Token)> {
+        let Phase::Held(token) = self.phase else { return None };
+        self.phase = Phase::Idle { retry_ns: 0 };
+        Some((self.key.clone(), token))
+    }
+
     /// The grant is lost. Whether it was this office's.
     pub(super) fn lost(&mut self, token: Token) -> bool {
         let mine = matches!(self.phase, Phase::Held(held) if held == token);

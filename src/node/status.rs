@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::clocks::ClockStatus;
 use super::core::Core;
 use crate::base::Status;
 use crate::client::MemberInfo;
@@ -40,6 +41,8 @@ pub struct NodeStatus {
     /// What the host's lock service can do, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock_service: Option<LockServiceStatus>,
+    /// What the clocks and the machine were caught at.
+    pub clock: ClockStatus,
     /// The gates that are open.
     pub gates: Vec<GateStatus>,
     /// What a member of a cluster sees of it.
@@ -213,6 +216,7 @@ pub(super) fn of(core: &Core) -> NodeStatus {
         last_token: counts.last_token,
         clock_clamped: counts.clamped,
         lock_service: caps.map(|c| LockServiceStatus::of(&c)),
+        clock: core.clock_counts.status(),
         gates,
         cluster,
     }

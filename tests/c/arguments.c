@@ -526,6 +526,8 @@ static void gates(void) {
   BAD_TEXT(tenure_gate_observe(gate, 1, t, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_observe(gate, UINT64_MAX, text("b"), err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_reset(g, err));
+  BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_beat(g, err));
+  BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_beat(n, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_hold(g, key, 1000, err));
   BAD_KEY(tenure_gate_hold(gate, k, 1000, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_hold(gate, key, 0, err));

@@ -152,6 +152,8 @@ int main(void) {
   POISONS(tenure_gate_next_nonce(gate, &number, err));
   POISONS(tenure_gate_observe(gate, 1, text("b"), err));
   POISONS(tenure_gate_reset(gate, err));
+  POISONS(tenure_gate_beat(gate, err));
+  POISONS(tenure_node_beat(node, err));
   POISONS(tenure_gate_hold(gate, key, 1000, err));
   POISONS(tenure_gate_drain(gate, 0, err));
   POISONS(tenure_gate_cancel_drain(gate, err));

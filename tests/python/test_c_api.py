@@ -28,7 +28,7 @@ def c_program(prefix: Path, tmp_path: Path):
     return build
 
 
-PROGRAMS = ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter"]
+PROGRAMS = ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter", "gate_fallback"]
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, "orchestrator", "arguments_orchestrator", "panics_orchestrator"])

@@ -35,6 +35,20 @@ def test_the_readme_compiles_and_runs(tmp_path, language, compiler, standard):
     native.run([program])
 
 
+def test_every_test_that_the_guarantees_name_exists():
+    rows = re.findall(r"^\| (\d+) \| .* \| (`.*`) \|$", (ROOT / "docs/guarantees.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 18))
+    sources = [
+        *(ROOT / "src/gate").rglob("*.rs"),
+        *(ROOT / "src/fence").glob("*.rs"),
+        *(ROOT / "tests").glob("*.rs"),
+        *(ROOT / "tests/python").rglob("*.py"),
+    ]
+    text = "\n".join(path.read_text() for path in sources)
+    names = [name for _, tests in rows for name in re.findall(r"`(\w+)`", tests)]
+    assert [name for name in names if not re.search(rf"^ *(?:fn|def) {name}\(", text, re.MULTILINE)] == []
+
+
 def test_there_are_snippets():
     assert any(param.id.startswith("README") for param in SNIPPETS)
     assert any(param.id.startswith("python.md") for param in SNIPPETS)

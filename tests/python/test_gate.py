@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import textwrap
 import threading
 import time
 
@@ -306,3 +310,89 @@ async def test_from_asyncio():
         permit.leave()
         await drain
         assert gate.status()["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("on_expiry", "in_flight", "aborted"),
+    [("abort", True, True), ("abort", False, False), ("abort-always", False, True), ("none", True, False)],
+)
+def test_the_process_is_aborted_when_its_lease_ends_under_a_write(program, on_expiry, in_flight, aborted):
+    ended = program(
+        textwrap.dedent(f"""
+        import time, tenure
+        with tenure.Node() as node:
+            gate = node.gate("writes", on_expiry={on_expiry!r})
+            gate.heartbeat(1, 0.3, gate.next_nonce())
+            permit = gate.enter() if {in_flight} else None
+            end = time.monotonic() + 60
+            while gate.status()["remaining_ms"] or gate.status()["losses"] == 0:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            if {aborted}:
+                time.sleep(60)
+    """)
+    )
+    assert ended.returncode == (-signal.SIGABRT if aborted else 0), ended.stderr
+
+
+def test_a_host_that_does_not_beat_loses_its_gate(node, until):
+    gate = node.gate("writes", beat_timeout_ms=200)
+    gate.heartbeat(1, 60.0, gate.next_nonce())
+    until(lambda: not gate.check())
+    with pytest.raises(tenure.DeniedError) as denied:
+        gate.enter()
+    assert denied.value.reason == "host_silent"
+    assert gate.heartbeat(1, 60.0, gate.next_nonce()).reason == "host_silent"
+    gate.beat()
+    assert gate.heartbeat(1, 60.0, gate.next_nonce()).accepted
+
+
+def test_a_machine_that_was_restored_needs_a_higher_epoch(tmp_path, until):
+    generation = tmp_path / "vmgenid"
+    generation.write_bytes(b"one")
+    with tenure.Node(vmgenid_path=generation) as node, node.gate("writes") as gate:
+        gate.heartbeat(4, 60.0, gate.next_nonce())
+        generation.write_bytes(b"two")
+        until(lambda: not gate.check())
+        assert gate.status()["reason"] == "restored"
+        assert node.status()["clock"]["restores"] == 1
+        assert not gate.heartbeat(4, 60.0, gate.next_nonce()).accepted
+        assert gate.heartbeat(5, 60.0, gate.next_nonce()).accepted
+
+
+def test_a_watchdog_is_fed_and_disarmed(tmp_path, until):
+    device = tmp_path / "watchdog"
+    os.mkfifo(device)
+    # Somebody has the other end open, as the device has.
+    reader = os.open(device, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fed = bytearray()
+
+        def read() -> bytes:
+            with contextlib.suppress(BlockingIOError):
+                fed.extend(os.read(reader, 65536))
+            return bytes(fed)
+
+        with tenure.Node() as node, node.gate("writes", watchdog=str(device)) as gate:
+            assert read() == b""
+            gate.heartbeat(1, 60.0, gate.next_nonce())
+            until(lambda: len(read()) >= 3)
+            assert set(fed) == {0}
+            gate.drain()
+            until(lambda: read().endswith(b"V"))
+    finally:
+        os.close(reader)
+
+
+def test_step_downs_are_told_in_order(node, until):
+    told = []
+    node.on_event(lambda event: told.append(event.kind))
+    with node.gate("writes") as gate:
+        gate.heartbeat(1, 0.3, gate.next_nonce())
+        until(lambda: "gate_drained" in told)
+        assert told == ["gate_granted", "gate_at_risk", "gate_lost", "gate_drained"]
+        told.clear()
+        gate.heartbeat(2, 60.0, gate.next_nonce())
+        gate.drain()
+        until(lambda: "gate_drained" in told)
+        assert told == ["gate_granted", "gate_stepping_down", "gate_drained"]

@@ -144,6 +144,12 @@ impl Gate {
         self.call(py, |g| g.observe(epoch, holder))
     }
 
+    /// The host is alive.
+    fn beat(&self, py: Python<'_>) -> PyResult<()> {
+        self.inner.get(py)?.beat();
+        Ok(())
+    }
+
     /// Drops the lease.
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         self.call(py, node::Gate::reset)
@@ -290,6 +296,15 @@ pub fn event_fields(fields: &Bound<'_, PyDict>, name: &str, event: &GateEvent) -
             fields.set_item("kind", "gate_lost")?;
             fields.set_item("epoch", epoch)?;
             fields.set_item("reason", reason.name())
+        }
+        GateEvent::SteppingDown { epoch } => {
+            fields.set_item("kind", "gate_stepping_down")?;
+            fields.set_item("epoch", epoch)
+        }
+        GateEvent::Overrun { epoch, in_flight } => {
+            fields.set_item("kind", "gate_overrun")?;
+            fields.set_item("epoch", epoch)?;
+            fields.set_item("in_flight", in_flight)
         }
         GateEvent::Drained { epoch, took_ns } => {
             fields.set_item("kind", "gate_drained")?;

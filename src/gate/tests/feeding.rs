@@ -32,7 +32,9 @@ fn a_lease_ends_by_itself_and_says_so_once() {
     assert_eq!(late.precommit(), Verdict::Held);
     r.pass(100);
     assert_eq!(late.finish(), Verdict::Uncertain);
-    assert_eq!((r.events(), r.status().uncertain), (vec![], 1));
+    assert_eq!((r.events(), r.status().uncertain), (vec![GateEvent::Overrun { epoch: 1, in_flight: 1 }], 1));
+    r.tick();
+    assert!(matches!(r.events()[..], [GateEvent::Drained { epoch: 1, .. }]));
 }
 
 #[test]
@@ -215,7 +217,8 @@ fn a_higher_epoch_of_another_node_closes_at_once() {
     assert!(r.enter().is_ok(), "not a higher one");
     r.core.observe(6, "b", &mut r.events).unwrap();
     assert_eq!((r.refusal(), permit.finish()), (Reason::Superseded, Verdict::Uncertain));
-    assert_eq!(r.events().pop(), Some(GateEvent::Lost { epoch: 5, reason: Reason::Superseded }));
+    let told = [GateEvent::Lost { epoch: 5, reason: Reason::Superseded }, GateEvent::Overrun { epoch: 5, in_flight: 1 }];
+    assert!(r.events().ends_with(&told));
     let e = r.grant(6, 1_000).unwrap_err();
     assert_eq!((e.status(), e.message()), (Status::Fenced, "epoch 6 belongs to b"));
     assert_eq!(r.status().holder_hint.as_deref(), Some("b"));

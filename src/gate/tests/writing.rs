@@ -64,7 +64,7 @@ fn a_drain_waits_for_every_permit_and_ends_the_epoch() {
     let mut r = rig(&[]);
     r.grant(1, 2_000).unwrap();
     let (first, second) = (r.enter().unwrap(), r.enter().unwrap());
-    r.core.begin_drain(r.now()).unwrap();
+    r.core.begin_drain(r.now(), &mut Vec::new()).unwrap();
     assert_eq!((r.refusal(), r.core.phase()), (Reason::Draining, Phase::Draining));
     let mut looks = 0;
     let expired = || {
@@ -97,7 +97,7 @@ fn a_drain_can_be_given_up() {
     assert_eq!(r.core.end_drain(Moment::default(), &mut r.events).unwrap_err().status(), Status::Misuse);
     r.grant(1, 1_000).unwrap();
     let permit = r.enter().unwrap();
-    r.core.begin_drain(r.now()).unwrap();
+    r.core.begin_drain(r.now(), &mut Vec::new()).unwrap();
     assert_eq!(r.grant(2, 1_000).unwrap().refusal, Some(Refusal::Draining));
     let now = r.now();
     r.core.cancel_drain(&now.into(), &mut r.events).unwrap();
@@ -109,12 +109,12 @@ fn a_drain_can_be_given_up() {
 fn an_idle_look_at_one_drain_says_nothing_of_the_next() {
     let mut r = rig(&[]);
     r.grant(1, 1_000).unwrap();
-    r.core.begin_drain(r.now()).unwrap();
+    r.core.begin_drain(r.now(), &mut Vec::new()).unwrap();
     assert!(r.core.cell().wait_idle(|| true));
     let now = r.now();
     r.core.cancel_drain(&now.into(), &mut r.events).unwrap();
     let permit = r.enter().unwrap();
-    r.core.begin_drain(now).unwrap();
+    r.core.begin_drain(now, &mut Vec::new()).unwrap();
     assert_eq!(r.core.end_drain(now, &mut r.events).unwrap_err().status(), Status::Timeout);
     assert_eq!(permit.finish(), Verdict::Held);
     r.core.end_drain(now, &mut r.events).unwrap();
@@ -136,7 +136,7 @@ fn closed_and_poisoned_are_for_ever_and_in_every_mode() {
         assert_eq!(permit.finish(), Verdict::Uncertain, "{mode}");
         assert_eq!(r.grant(2, 1_000).unwrap_err().status(), status);
         assert_eq!(r.core.set_mode(Mode::Disabled).unwrap_err().status(), status);
-        assert_eq!(r.core.begin_drain(r.now()).unwrap_err().status(), status);
+        assert_eq!(r.core.begin_drain(r.now(), &mut Vec::new()).unwrap_err().status(), status);
         r.pass(10);
         assert_eq!(r.refusal(), reason, "{mode}");
         assert!(r.events().contains(&GateEvent::Lost { epoch: 1, reason }));

@@ -78,7 +78,7 @@ pub extern "C" fn bench_gate_drain(cell: *const Cell) -> u64 {
     let start = Moment::now(&SystemClock);
     let lock = || gate.lock().unwrap_or_else(PoisonError::into_inner);
     let cell = lock().cell();
-    if lock().begin_drain(start).is_err() {
+    if lock().begin_drain(start, &mut Vec::new()).is_err() {
         return 0;
     }
     cell.wait_idle(|| start.elapsed_ns(Moment::now(&SystemClock)) > 1_000_000_000);
