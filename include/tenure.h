@@ -1769,8 +1769,8 @@ int32_t tenure_node_dispatch(struct tenure_node node,
  * Makes an orchestrator that works under the node's name. The same schedules are everybody's who is connected to the node's ledger: each
  * tick is started once, on one of the orchestrators that have handlers for it.
  *
- * Parameters: node; options - JSON, or empty: `{"labels": {"name": "value"}, "version": 0, "capacity": 0, "drive": true, "ramp_up_ms": 30000}`,
- * see docs/orchestrator.md; out_orchestrator - where the handle goes; err - or NULL.
+ * Parameters: node; options - JSON, or empty: `{"labels": {"name": "value"}, "version": 0, "capacity": 0, "drive": true, "ramp_up_ms": 30000,
+ * "lock_only": false, "wall_offset_ms": 0}`, see docs/orchestrator.md; out_orchestrator - where the handle goes; err - or NULL.
  * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT naming the option; #TENURE_MISUSE for a node over a lock service of the host's; #TENURE_IO;
  * #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
  * Memory: end it with tenure_orchestrator_close(), free the handle with tenure_orchestrator_free(). Threads: any. Since: 0.1.
@@ -1826,6 +1826,19 @@ int32_t tenure_orchestrator_put_themis(struct tenure_orchestrator orchestrator,
                                        uint64_t expected,
                                        uint64_t *out_revision,
                                        struct tenure_error *err);
+
+/**
+ * Replaces a schedule, given in the JSON of ThemisDB's maintenance orchestrator; its id, and who created it, stay as they are.
+ *
+ * Parameters: orchestrator; schedule - its id; text - the new one; out_revision - or NULL; err - or NULL.
+ * Returns: as tenure_orchestrator_patch_themis(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster.
+ * Since: 0.1.
+ */
+int32_t tenure_orchestrator_replace_themis(struct tenure_orchestrator orchestrator,
+                                           struct tenure_bytes schedule,
+                                           struct tenure_bytes text,
+                                           uint64_t *out_revision,
+                                           struct tenure_error *err);
 
 /**
  * Changes those fields of a schedule that are given, in the JSON of ThemisDB's maintenance orchestrator.
@@ -1940,11 +1953,25 @@ int32_t tenure_orchestrator_cancel(struct tenure_orchestrator orchestrator,
                                    struct tenure_error *err);
 
 /**
+ * Sets the lock that is taken round each run on this node, as ThemisDB's setDistributedLock() does: a run that does not get it is skipped, and
+ * its history names the peer. Ticks are claimed as ever, but for an orchestrator with the option `lock_only`. Runs that go on keep the lock that they have.
+ *
+ * Parameters: orchestrator; service - copied; NULL for no lock; of its functions try_acquire, release and holder are called; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT as tenure_node_open_with_service(); #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE;
+ * #TENURE_FORKED.
+ * Memory: `user` is the library's from success until it calls `free`, and stays the caller's otherwise. Threads: any. Since: 0.1.
+ */
+int32_t tenure_orchestrator_set_lock(struct tenure_orchestrator orchestrator,
+                                     const struct tenure_lock_service *service,
+                                     struct tenure_error *err);
+
+/**
  * Answers a question with JSON. It may grow between two calls: go on until it fits.
  *
  * Parameters: orchestrator; what - one of: `schedule` (name: its id; null when there is none), `schedules` (those after name, at most number),
  * `history` (name, the latest number lines), `run` (number), `runs` (at most number that go on), `next` (name, the next number ticks, ms since 1970
- * UTC), `themis` (name: a schedule in ThemisDB's form), `themis_list` (as schedules), `themis_job` (number), `status`, `health`, `handlers`; name; number; buf, len - the buffer;
+ * UTC), `themis` (name: a schedule in ThemisDB's form), `themis_list` (name: a tenant, or empty for
+ * all), `themis_job` (number), `themis_jobs` (number: 1 for those that go on), `status`, `health`, `handlers`; name; number; buf, len - the buffer;
  * out_needed - the size needed, with the NUL; err - or NULL.
  * Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; otherwise as tenure_orchestrator_remove().
  * Memory: the caller's. Threads: any; waits for the cluster. Since: 0.1.

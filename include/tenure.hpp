@@ -577,5 +577,6 @@ class Election {
 #include "tenure_granter.hpp"
 #include "tenure_plug.hpp"
 #include "tenure_orchestrator.hpp"
+#include "tenure_maintenance.hpp"
 
 #endif  // TENURE_HPP

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "tenure.hpp"
+#include "tenure_plug.hpp"
 
 namespace tenure {
 
@@ -118,6 +119,11 @@ class Orchestrator {
     return number(
         [&](uint64_t* out, tenure_error* e) { return tenure_orchestrator_put_themis(get(), detail::bytes(schedule), expected, out, e); });
   }
+  Result<uint64_t> replace_themis(std::string_view id, std::string_view schedule) {
+    return number([&](uint64_t* out, tenure_error* e) {
+      return tenure_orchestrator_replace_themis(get(), detail::bytes(id), detail::bytes(schedule), out, e);
+    });
+  }
   Result<uint64_t> patch_themis(std::string_view id, std::string_view patch) {
     return number([&](uint64_t* out, tenure_error* e) {
       return tenure_orchestrator_patch_themis(get(), detail::bytes(id), detail::bytes(patch), out, e);
@@ -152,6 +158,13 @@ class Orchestrator {
   }
   Result<void> cancel(uint64_t run, std::string_view reason = {}) {
     return detail::checked([&](tenure_error* e) { return tenure_orchestrator_cancel(get(), run, detail::bytes(reason), e); });
+  }
+  // The lock that is taken round each run on this node; null for none. A run that does not get it is skipped.
+  Result<void> set_distributed_lock(std::shared_ptr<LockService> lock) {
+    return detail::checked([&](tenure_error* e) {
+      if (!lock) return tenure_orchestrator_set_lock(get(), nullptr, e);
+      return detail::with_service(std::move(lock), [&](const tenure_lock_service* table) { return tenure_orchestrator_set_lock(get(), table, e); });
+    });
   }
   // JSON; see tenure_orchestrator_ask() for the questions.
   Result<std::string> ask(std::string_view what, std::string_view name = {}, uint64_t number = 0) const {

@@ -159,21 +159,20 @@ struct ServiceCalls {
   }
 };
 
-}  // namespace detail
-
-// Opens a node over a lock service. The node keeps its share of it until it is closed and the last call has returned.
-inline Result<Node> open_with_service(std::shared_ptr<LockService> service, const Config* config = nullptr) {
-  using Calls = detail::ServiceCalls;
+// Hands a service to a call of the library that takes a table of its functions; the library's share is given up by it.
+template <class F>
+int32_t with_service(std::shared_ptr<LockService> service, F&& call) {
+  using Calls = ServiceCalls;
   const Capabilities caps = service->capabilities();
   const std::string name = service->node_id();
   auto user = std::make_unique<Calls::Service>(std::move(service));
   tenure_lock_service table = TENURE_LOCK_SERVICE_INIT;
   table.capabilities = (caps.fencing ? TENURE_LOCK_SERVICE_FENCING : 0u) | (caps.fair ? TENURE_LOCK_SERVICE_FAIR : 0u) |
                        (caps.linearizable_reads ? TENURE_LOCK_SERVICE_LINEARIZABLE_READS : 0u);
-  table.ttl_granularity_ms = detail::ms(caps.ttl_granularity);
-  table.ttl_min_ms = detail::ms(caps.ttl_min);
-  table.ttl_max_ms = detail::ms(caps.ttl_max);
-  table.node_id = detail::bytes(name);
+  table.ttl_granularity_ms = ms(caps.ttl_granularity);
+  table.ttl_min_ms = ms(caps.ttl_min);
+  table.ttl_max_ms = ms(caps.ttl_max);
+  table.node_id = bytes(name);
   table.user = user.get();
   table.try_acquire = &Calls::try_acquire;
   table.release = &Calls::release;
@@ -181,11 +180,21 @@ inline Result<Node> open_with_service(std::shared_ptr<LockService> service, cons
   table.renew = caps.renew ? &Calls::renew : nullptr;
   table.acquire = caps.wait ? &Calls::acquire : nullptr;
   table.free = &Calls::free;
+  const int32_t status = call(&table);
+  // The library's from here on.
+  if (status == TENURE_OK) static_cast<void>(user.release());
+  return status;
+}
+
+}  // namespace detail
+
+// Opens a node over a lock service. The node keeps its share of it until it is closed and the last call has returned.
+inline Result<Node> open_with_service(std::shared_ptr<LockService> service, const Config* config = nullptr) {
   tenure_node n;
   tenure_error err;
-  if (tenure_node_open_with_service(config ? config->get() : tenure_config{0}, &table, &n, &err) != TENURE_OK) return Error(err);
-  // The library's from here on.
-  static_cast<void>(user.release());
+  const tenure_config settings = config ? config->get() : tenure_config{0};
+  const auto open = [&](const tenure_lock_service* table) { return tenure_node_open_with_service(settings, table, &n, &err); };
+  if (detail::with_service(std::move(service), open) != TENURE_OK) return Error(err);
   return Node::adopt(n);
 }
 

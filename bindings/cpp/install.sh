@@ -22,7 +22,7 @@ install -m 755 "$artifacts/libtenure.so" "$to/lib/libtenure.so.$version"
 install -m 644 "$artifacts/libtenure.a" "$to/lib/libtenure.a"
 ln -sf "libtenure.so.$version" "$to/lib/$soname"
 ln -sf "$soname" "$to/lib/libtenure.so"
-for header in tenure.h tenure_gate.h tenure.hpp tenure_gate.hpp tenure_lock.hpp tenure_node.hpp tenure_fence.hpp tenure_granter.hpp tenure_plug.hpp tenure_orchestrator.hpp; do
+for header in tenure.h tenure_gate.h tenure.hpp tenure_gate.hpp tenure_lock.hpp tenure_node.hpp tenure_fence.hpp tenure_granter.hpp tenure_plug.hpp tenure_orchestrator.hpp tenure_maintenance.hpp; do
   install -m 644 "$root/include/$header" "$to/include/$header"
 done
 fill() {

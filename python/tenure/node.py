@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -386,14 +387,21 @@ class Node(Locks):
         capacity: int = 0,
         drive: bool = True,
         ramp_up: Duration = 30.0,
+        lock_only: bool = False,
+        wall_offset: Duration = 0.0,
     ) -> Orchestrator:
         """Makes an orchestrator that works under the node's name, see :mod:`tenure.orchestrator`.
 
         ``labels``, ``version``: what schedules may ask for. ``capacity``: most runs at once on this node, 0 for no bound.
         ``drive``: whether it may be the one that gives out work. ``ramp_up``: for so long after it began to give out work it starts
-        ten runs a second and worker at most.
+        ten runs a second and worker at most. ``lock_only``: the weaker mode of ThemisDB: schedules of its own, in memory, and nothing
+        but a lock between the nodes, so that a tick can run on several. ``wall_offset``: sets its wall clock wrong by so much, which may be
+        negative, to show what skew does.
         """
-        return make(self, labels, version=version, capacity=capacity, drive=drive, ramp_up_ms=milliseconds("ramp_up", ramp_up))
+        seconds = wall_offset.total_seconds() if isinstance(wall_offset, timedelta) else wall_offset
+        offset_ms = round(seconds * 1000)
+        options = {"version": version, "capacity": capacity, "drive": drive, "lock_only": lock_only, "wall_offset_ms": offset_ms}
+        return make(self, labels, ramp_up_ms=milliseconds("ramp_up", ramp_up), **options)
 
     def status(self) -> dict[str, Any]:
         """What the node says of itself: its form, state, counts, gates, and which named weaker modes are on. Answered in every state."""

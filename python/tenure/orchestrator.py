@@ -25,17 +25,20 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tenure import _core
 from tenure._inbox import inbox
 from tenure._settings import milliseconds
 from tenure.errors import InvalidArgumentError
+from tenure.plug import Runner
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tenure._types import Duration
+    from tenure.node import Node
+    from tenure.plug import LockService
 
 logger = logging.getLogger("tenure")
 
@@ -238,6 +241,7 @@ class Orchestrator:
         self._core = core
         self._sim = sim
         self._handlers: dict[str, TaskHandler] = {}
+        self._runner: Runner | None = None
 
     def task(self, kind: str) -> Callable[[Handled], Handled]:
         """Makes a function the handler of a kind of task: ``@orch.task("compaction")``.
@@ -335,6 +339,22 @@ class Orchestrator:
         """Ends a pause; what was missed is treated by the schedule's misfire policy."""
         self._core.unpause(schedule_id)
 
+    def set_distributed_lock(self, lock: LockService | Node | None) -> None:
+        """Sets the lock that is taken round each run on this node: a :class:`tenure.LockService`, a node's own locks, or none.
+
+        A run that does not get it is skipped, and its history names the peer. Ticks are claimed as ever, but for an orchestrator that was
+        made with ``lock_only``.
+        """
+        runner, self._runner = self._runner, None
+        node = getattr(lock, "_open", None)
+        if lock is None or isinstance(node, _core.Node):
+            self._core.set_lock(None, node)
+        else:
+            self._runner = Runner(cast("LockService", lock))
+            self._core.set_lock(self._runner.plug, None)
+        if runner is not None:
+            runner.close()
+
     def history(self, schedule_id: str, limit: int = 100) -> list[dict[str, Any]] | None:
         """The latest lines of a schedule's history, oldest first; ``None`` when there is no such schedule."""
         found: list[dict[str, Any]] | None = _readable(json.loads(self._core.ask("history", schedule_id, limit)))
@@ -358,6 +378,16 @@ class Orchestrator:
         """Sets how much there is of a cluster-wide semaphore; 0 removes it."""
         self._core.set_budget(name, limit)
 
+    def health(self) -> dict[str, Any]:
+        """Whether maintenance is done: ``status`` is ``healthy``, ``degraded`` or ``unhealthy``, ``reasons`` say why."""
+        found: dict[str, Any] = json.loads(self._core.ask("health", "", 0))
+        return found
+
+    def themis_job(self, run: int) -> dict[str, Any] | None:
+        """A run in the words in which ThemisDB tells of a job; ``None`` when there is none."""
+        found: dict[str, Any] | None = json.loads(self._core.ask("themis_job", "", run))
+        return found
+
     def status(self) -> dict[str, Any]:
         """What it says of itself and of all: workers, budgets, counts, start lags, who gives out work."""
         found: dict[str, Any] = json.loads(self._core.status())
@@ -376,6 +406,8 @@ class Orchestrator:
     def close(self, timeout: Duration = 5.0) -> None:
         """Takes no more work and tells its handlers to stop; raises ``LockTimeout`` when some did not within ``timeout``."""
         self._core.close(timeout)
+        if self._runner is not None:
+            self._runner.close()
 
     def __enter__(self) -> Self:
         return self

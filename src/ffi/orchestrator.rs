@@ -1,16 +1,21 @@
 //! The maintenance orchestrator: schedules, runs, and what is asked of them.
 
 use std::ffi::c_char;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::args::{Out, TextOut, text};
+use super::args::{Out, TextOut, sized, text};
 use super::guard::{guard_clone, guard_or};
 use super::log;
 use super::node::{NodeObject, json};
 use super::table::{self, Object};
 use super::types::{tenure_bytes, tenure_error, tenure_node};
-use crate::base::Result;
+use crate::base::{Result, process};
+use std::sync::Arc;
+
+use super::service::{EMPTY, FIRST, Service, tenure_lock_service};
 use crate::node::orchestrator::{Orchestrator, OrchestratorOptions, RunNow};
+use crate::plug::LockService;
 
 /// An orchestrator. 0 names none. Any thread may use it.
 #[repr(C)]
@@ -53,8 +58,8 @@ unsafe fn id<'a>(given: tenure_bytes) -> Result<&'a str> {
 /// Makes an orchestrator that works under the node's name. The same schedules are everybody's who is connected to the node's ledger: each
 /// tick is started once, on one of the orchestrators that have handlers for it.
 ///
-/// Parameters: node; options - JSON, or empty: `{"labels": {"name": "value"}, "version": 0, "capacity": 0, "drive": true, "ramp_up_ms": 30000}`,
-/// see docs/orchestrator.md; out_orchestrator - where the handle goes; err - or NULL.
+/// Parameters: node; options - JSON, or empty: `{"labels": {"name": "value"}, "version": 0, "capacity": 0, "drive": true, "ramp_up_ms": 30000,
+/// "lock_only": false, "wall_offset_ms": 0}`, see docs/orchestrator.md; out_orchestrator - where the handle goes; err - or NULL.
 /// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT naming the option; #TENURE_MISUSE for a node over a lock service of the host's; #TENURE_IO;
 /// #TENURE_LIMIT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_WOULD_DEADLOCK in a callback; #TENURE_BAD_HANDLE; #TENURE_FORKED.
 /// Memory: end it with tenure_orchestrator_close(), free the handle with tenure_orchestrator_free(). Threads: any. Since: 0.1.
@@ -152,6 +157,31 @@ pub unsafe extern "C" fn tenure_orchestrator_put_themis(
         // SAFETY: the header asks for readable bytes.
         let schedule = unsafe { text(schedule, "schedule", JSON_MAX)? };
         let revision = o.0.put_themis(schedule, revision(expected))?;
+        // SAFETY: the header asks for a writable place or NULL.
+        unsafe { out.set(revision) };
+        Ok(())
+    })
+}
+
+/// Replaces a schedule, given in the JSON of ThemisDB's maintenance orchestrator; its id, and who created it, stay as they are.
+///
+/// Parameters: orchestrator; schedule - its id; text - the new one; out_revision - or NULL; err - or NULL.
+/// Returns: as tenure_orchestrator_patch_themis(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster.
+/// Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_orchestrator_replace_themis(
+    orchestrator: tenure_orchestrator,
+    schedule: tenure_bytes,
+    text: tenure_bytes,
+    out_revision: *mut u64,
+    err: *mut tenure_error,
+) -> i32 {
+    guard_clone(orchestrator.id, err, |o: OrchestratorObject| {
+        let out = Out::optional(out_revision, "out_revision")?;
+        log::check_may_wait()?;
+        // SAFETY: the header asks for readable bytes.
+        let (schedule, text) = unsafe { (id(schedule)?, super::args::text(text, "text", JSON_MAX)?) };
+        let revision = o.0.replace_themis(schedule, text)?;
         // SAFETY: the header asks for a writable place or NULL.
         unsafe { out.set(revision) };
         Ok(())
@@ -350,11 +380,40 @@ pub unsafe extern "C" fn tenure_orchestrator_cancel(
     })
 }
 
+/// Sets the lock that is taken round each run on this node, as ThemisDB's setDistributedLock() does: a run that does not get it is skipped, and
+/// its history names the peer. Ticks are claimed as ever, but for an orchestrator with the option `lock_only`. Runs that go on keep the lock that they have.
+///
+/// Parameters: orchestrator; service - copied; NULL for no lock; of its functions try_acquire, release and holder are called; err - or NULL.
+/// Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT as tenure_node_open_with_service(); #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE;
+/// #TENURE_FORKED.
+/// Memory: `user` is the library's from success until it calls `free`, and stays the caller's otherwise. Threads: any. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_orchestrator_set_lock(
+    orchestrator: tenure_orchestrator,
+    service: *const tenure_lock_service,
+    err: *mut tenure_error,
+) -> i32 {
+    guard_clone(orchestrator.id, err, |o: OrchestratorObject| {
+        if service.is_null() {
+            return o.0.set_distributed_lock(None);
+        }
+        process::watch_forks();
+        // SAFETY: the header asks for a readable struct of its stated size.
+        let service = unsafe { Service::new(&sized(service, "service", FIRST, EMPTY)?)? };
+        let taken = service.taken.clone();
+        let service: Arc<dyn LockService> = Arc::new(service);
+        o.0.set_distributed_lock(Some(service.clone()))?;
+        taken.store(true, SeqCst);
+        Ok(())
+    })
+}
+
 /// Answers a question with JSON. It may grow between two calls: go on until it fits.
 ///
 /// Parameters: orchestrator; what - one of: `schedule` (name: its id; null when there is none), `schedules` (those after name, at most number),
 /// `history` (name, the latest number lines), `run` (number), `runs` (at most number that go on), `next` (name, the next number ticks, ms since 1970
-/// UTC), `themis` (name: a schedule in ThemisDB's form), `themis_list` (as schedules), `themis_job` (number), `status`, `health`, `handlers`; name; number; buf, len - the buffer;
+/// UTC), `themis` (name: a schedule in ThemisDB's form), `themis_list` (name: a tenant, or empty for
+/// all), `themis_job` (number), `themis_jobs` (number: 1 for those that go on), `status`, `health`, `handlers`; name; number; buf, len - the buffer;
 /// out_needed - the size needed, with the NUL; err - or NULL.
 /// Returns: #TENURE_OK; #TENURE_BUFFER_TOO_SMALL, only *out_needed is written; otherwise as tenure_orchestrator_remove().
 /// Memory: the caller's. Threads: any; waits for the cluster. Since: 0.1.

@@ -115,9 +115,9 @@ pub struct tenure_lock_service {
 }
 
 /// Size of the struct in the first version that has it.
-const FIRST: usize = size_of::<tenure_lock_service>();
+pub(super) const FIRST: usize = size_of::<tenure_lock_service>();
 
-const EMPTY: tenure_lock_service = tenure_lock_service {
+pub(super) const EMPTY: tenure_lock_service = tenure_lock_service {
     struct_size: 0,
     capabilities: 0,
     ttl_granularity_ms: 0,
@@ -135,13 +135,13 @@ const EMPTY: tenure_lock_service = tenure_lock_service {
 };
 
 /// The functions, and the host's pointer, which [`User`] lets go from thread to thread.
-struct Service {
+pub(super) struct Service {
     node_id: String,
     caps: Capabilities,
     user: User,
     table: Table,
     /// Whether the library has taken it over, and so frees it.
-    taken: Arc<AtomicBool>,
+    pub(super) taken: Arc<AtomicBool>,
     generation: u64,
 }
 
@@ -159,7 +159,7 @@ struct Table {
 impl Service {
     /// # Safety
     /// What `given` points to must be readable.
-    unsafe fn new(given: &tenure_lock_service) -> Result<Service> {
+    pub(super) unsafe fn new(given: &tenure_lock_service) -> Result<Service> {
         let known = TENURE_LOCK_SERVICE_FENCING | TENURE_LOCK_SERVICE_FAIR | TENURE_LOCK_SERVICE_LINEARIZABLE_READS;
         if given.capabilities & !known != 0 {
             return Err(Error::invalid("service", format_args!("capabilities {:#x} are not known", given.capabilities & !known)));

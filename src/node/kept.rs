@@ -47,6 +47,8 @@ pub(super) struct State {
     secrets: Mutex<Identity>,
     /// Renewals fail, or are not answered.
     unanswered: AtomicBool,
+    /// An orchestrator works under its name.
+    pub(super) orchestrated: AtomicBool,
     /// The last losses, with their reasons.
     losses: Mutex<VecDeque<(Token, LossReason)>>,
 }
@@ -81,6 +83,7 @@ impl State {
             numbered: Default::default(),
             secrets: Mutex::default(),
             unanswered: AtomicBool::new(false),
+            orchestrated: AtomicBool::new(false),
             losses: Mutex::default(),
         }
     }

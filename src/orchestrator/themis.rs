@@ -42,6 +42,18 @@ pub fn lock_ttl_ms(lock_ttl_ms: i64, window_start_hour: i64, window_end_hour: i6
     (if hours <= 0 { hours + 24 } else { hours }) * MS_PER_HOUR + TTL_MARGIN_MS
 }
 
+/// As [`lock_ttl_ms`], of a schedule. One that is none of ThemisDB's has a window of a day.
+pub fn ttl_of(schedule: &Schedule) -> i64 {
+    let own = schedule.attributes.get(&format!("{PREFIX}lock_ttl_ms")).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let (start, end) = window_of(schedule).unwrap_or((0, 0));
+    lock_ttl_ms(own, i64::from(start), i64::from(end))
+}
+
+fn window_of(schedule: &Schedule) -> Option<(u16, u16)> {
+    let (start, end) = schedule.attributes.get(&format!("{PREFIX}window"))?.split_once('-')?;
+    Some((start.parse().ok()?, end.parse().ok()?))
+}
+
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(""),
@@ -143,8 +155,7 @@ pub fn from_json(value: &Value) -> Result<Schedule> {
 pub fn to_json(schedule: &Schedule, told: &Value, next_run_ms: Option<i64>) -> Value {
     let attribute = |name: &str| schedule.attributes.get(&format!("{PREFIX}{name}"));
     let kept = |name: &str, default: Value| attribute(name).and_then(|v| serde_json::from_str(v).ok()).unwrap_or(default);
-    let window = attribute("window").and_then(|w| w.split_once('-'));
-    let (start, end) = window.and_then(|(s, e)| Some((s.parse::<u16>().ok()?, e.parse::<u16>().ok()?))).unwrap_or((0, 0));
+    let (start, end) = window_of(schedule).unwrap_or((0, 0));
     let frequency = attribute("frequency").map_or("custom", String::as_str);
     let dependencies: Vec<Value> = schedule
         .tasks
@@ -206,6 +217,25 @@ pub fn job_state(state: &str) -> &str {
         "missed" => "skipped",
         other => other,
     }
+}
+
+/// How many changes within a minute a schedule allows; 0 for any number.
+pub fn changes_allowed(schedule: &Schedule) -> u64 {
+    let kept = schedule.attributes.get(&format!("{PREFIX}max_schedule_changes_per_interval"));
+    kept.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The new form of a schedule that is replaced: its id and who created it stay.
+///
+/// # Errors
+/// As [`from_json`].
+pub fn replaced(old: &Schedule, mut new: Value) -> Result<Schedule> {
+    let creator = to_json(old, &Value::Null, None)["created_by"].clone();
+    if let Some(fields) = new.as_object_mut() {
+        fields.insert("id".to_owned(), json!(old.id));
+        fields.insert("created_by".to_owned(), creator);
+    }
+    from_json(&new)
 }
 
 /// A schedule with some fields changed; those that are not given stay.

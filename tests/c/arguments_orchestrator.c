@@ -21,6 +21,7 @@ static uint64_t live_task;
 #define PUT(x, s) tenure_orchestrator_put(x, s, TENURE_ANY_REVISION, &o.number, err)
 #define PUT_THEMIS(x, s) tenure_orchestrator_put_themis(x, s, TENURE_ANY_REVISION, &o.number, err)
 #define PATCH_THEMIS(x, id, s) tenure_orchestrator_patch_themis(x, id, s, &o.number, err)
+#define REPLACE_THEMIS(x, id, s) tenure_orchestrator_replace_themis(x, id, s, &o.number, err)
 #define REMOVE(x, id) tenure_orchestrator_remove(x, id, TENURE_ANY_REVISION, err)
 #define RUN_NOW(x, id, how) tenure_orchestrator_run_now(x, id, how, &o.number, err)
 #define BACKFILL(x, id, target) tenure_orchestrator_backfill(x, id, target, 0, 1, &o.number, err)
@@ -79,6 +80,8 @@ int main(void) {
     REFUSED(TENURE_BAD_HANDLE, PUT(g, schedule));
     REFUSED(TENURE_BAD_HANDLE, PUT_THEMIS(g, schedule));
     REFUSED(TENURE_BAD_HANDLE, PATCH_THEMIS(g, text("s"), text("{}")));
+    REFUSED(TENURE_BAD_HANDLE, REPLACE_THEMIS(g, text("s"), text("{}")));
+    REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_set_lock(g, NULL, err));
     REFUSED(TENURE_BAD_HANDLE, REMOVE(g, text("s")));
     REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_enable(g, text("s"), true, err));
     REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_pause(g, text("s"), empty, 0, err));
@@ -106,6 +109,8 @@ int main(void) {
     REFUSED(TENURE_INVALID_ARGUMENT, PUT_THEMIS(x, bad[i]));
     REFUSED(TENURE_INVALID_ARGUMENT, PATCH_THEMIS(x, bad[i], text("{}")));
     REFUSED(TENURE_INVALID_ARGUMENT, PATCH_THEMIS(x, text("s"), bad[i]));
+    REFUSED(TENURE_INVALID_ARGUMENT, REPLACE_THEMIS(x, bad[i], text("{}")));
+    REFUSED(TENURE_INVALID_ARGUMENT, REPLACE_THEMIS(x, text("s"), bad[i]));
     REFUSED(TENURE_INVALID_ARGUMENT, REMOVE(x, bad[i]));
     REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_enable(x, bad[i], true, err));
     REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_pause(x, bad[i], empty, 0, err));
@@ -120,7 +125,8 @@ int main(void) {
     REFUSED(TENURE_INVALID_ARGUMENT, ASK(x, bad[i], empty));
     REFUSED(TENURE_INVALID_ARGUMENT, ASK(x, text("history"), bad[i]));
   }
-  const char *const options[] = {"{", "[]", "{\"colour\": 1}", "{\"drive\": 1}", "{\"ramp_up_ms\": 99999999999}", "{\"labels\": {\"a\": 1}}"};
+  const char *const options[] = {"{", "[]", "{\"colour\": 1}", "{\"drive\": 1}", "{\"ramp_up_ms\": 99999999999}", "{\"labels\": {\"a\": 1}}",
+                                 "{\"lock_only\": 1}", "{\"wall_offset_ms\": 99999999999}"};
   for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
     REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_open(node, text(options[i]), &o.orchestrator, err));
   }
@@ -133,6 +139,12 @@ int main(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, PUT(x, text("{\"id\": \"s\", \"tasks\": [{\"kind\": \"work\"}]}")));
   REFUSED(TENURE_INVALID_ARGUMENT, PUT_THEMIS(x, text("{\"id\": \"t\", \"name\": \"\", \"tasks\": [\"work\"]}")));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_put(x, schedule, 0, (uint64_t *)((char *)&o.number + 1), err));
+  REFUSED(TENURE_INVALID_ARGUMENT, REPLACE_THEMIS(x, text("nobody"), text("{\"name\": \"n\", \"tasks\": [\"work\"]}")));
+  tenure_lock_service service = TENURE_LOCK_SERVICE_INIT;
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_set_lock(x, &service, err));
+  service.struct_size = 8;
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_set_lock(x, &service, err));
+  OK(tenure_orchestrator_set_lock(x, NULL, err));
   REFUSED(TENURE_INVALID_ARGUMENT, REMOVE(x, text("nobody")));
   REFUSED(TENURE_INVALID_ARGUMENT, RUN_NOW(x, text("s"), text("{\"colour\": 1}")));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_run_now(x, text("s"), empty, NULL, err));

@@ -67,6 +67,8 @@ int main(void) {
   POISONS(tenure_orchestrator_put(x, schedule, 0, &number, err));
   POISONS(tenure_orchestrator_put_themis(x, schedule, 0, &number, err));
   POISONS(tenure_orchestrator_patch_themis(x, s, text("{}"), &number, err));
+  POISONS(tenure_orchestrator_replace_themis(x, s, text("{}"), &number, err));
+  POISONS(tenure_orchestrator_set_lock(x, NULL, err));
   POISONS(tenure_orchestrator_remove(x, s, 0, err));
   POISONS(tenure_orchestrator_enable(x, s, true, err));
   POISONS(tenure_orchestrator_pause(x, s, empty, 0, err));

@@ -94,8 +94,9 @@ def test_the_pluggable_lock(prefix, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["-std=c++17"], ["-std=c++20"], ["-std=c++17", *CXX_WITHOUT]], ids=" ".join)
-def test_the_orchestrator_in_cpp(prefix, tmp_path, flags):
-    run([compile_program(prefix, ["tests/cpp/orchestrator.cpp"], tmp_path / "orchestrator", *flags, compiler="c++")])
+@pytest.mark.parametrize("name", ["orchestrator", "maintenance"])
+def test_the_orchestrator_in_cpp(prefix, tmp_path, name, flags):
+    run([compile_program(prefix, [f"tests/cpp/{name}.cpp"], tmp_path / name, *flags, compiler="c++")])
 
 
 def test_the_cpp_header_in_two_units(prefix, tmp_path):

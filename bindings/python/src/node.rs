@@ -1,5 +1,6 @@
 //! A node, and what listings and events look like on their way to Python.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use tenure::base::{Config, Status};
 use tenure::node::{self, Event};
+use tenure::plug::LockService;
 
 use crate::args;
 use crate::errors::{guard, invalid, raise};
@@ -44,6 +46,11 @@ fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {
 }
 
 impl Node {
+    /// Its locks, for the runs of an orchestrator.
+    pub fn lock_service(&self, py: Python<'_>) -> PyResult<Arc<dyn LockService>> {
+        Ok(self.inner.get(py)?.session().lock_service())
+    }
+
     fn call<T: Send>(&self, py: Python<'_>, f: impl FnOnce(&node::Node) -> tenure::base::Result<T> + Send) -> PyResult<T> {
         let node = self.inner.get(py)?;
         guard(py, |why| node.poison(why), || py.detach(|| f(node)))

@@ -12,6 +12,8 @@ use crate::args;
 use crate::errors::{guard, raise};
 use crate::inbox::{self, Item};
 use crate::kept::Kept;
+use crate::node::Node;
+use crate::plug::Plug;
 
 /// An orchestrator. `number` is what its tasks carry in the inbox.
 #[pyclass(frozen, module = "tenure._core")]
@@ -62,6 +64,13 @@ impl Orchestrator {
     /// Changes fields given as ThemisDB's JSON.
     fn patch_themis(&self, py: Python<'_>, schedule: &str, patch: &str) -> PyResult<u64> {
         self.call(py, |o| o.patch_themis(schedule, patch))
+    }
+
+    /// Sets the lock that is taken round each run: a service, a node's, or none.
+    fn set_lock(&self, py: Python<'_>, plug: Option<&Plug>, node: Option<&Node>) -> PyResult<()> {
+        let own = node.map(|node| node.lock_service(py)).transpose()?;
+        let service = plug.map(Plug::service).or(own);
+        self.call(py, |o| o.set_distributed_lock(service))
     }
 
     /// Removes a schedule.

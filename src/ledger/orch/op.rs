@@ -112,6 +112,8 @@ pub enum End {
     },
     /// Its window closed; it goes on from its checkpoint when one opens.
     WindowClosed,
+    /// It did not get the lock that the host wants round it.
+    Skipped,
 }
 
 /// An operation of the orchestrator. `now_ms` is always the proposer's wall clock, UTC ms.

@@ -51,6 +51,8 @@ impl State {
                 let from = e.history.len().saturating_sub(*limit as usize);
                 json!(e.history.iter().skip(from).collect::<Vec<_>>())
             }),
+            // Lines of ticks that were never started have no run.
+            OrchQuery::Run(0) => Value::Null,
             OrchQuery::Run(id) => match self.runs.get(id) {
                 Some(run) => run_json(run, now),
                 None => {

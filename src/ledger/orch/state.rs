@@ -73,6 +73,7 @@ impl RunState {
             End::Cancelled => RunState::Cancelled,
             End::TimedOut => RunState::TimedOut,
             End::Stuck => RunState::Stuck,
+            End::Skipped => RunState::Skipped,
             End::Postponed { .. } | End::WindowClosed => RunState::Due,
         }
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Orchestrator, OrchestratorOptions, RunNow, lock};
+use super::{Orchestrator, OrchestratorOptions, RunNow};
 use crate::base::{Error, Result};
 use crate::ledger::orch::OrchQuery;
-use crate::orchestrator::themis;
 
 /// The longest ramp-up, ms: a day.
 const RAMP_UP_MAX_MS: u64 = 86_400_000;
+/// The most that a wall clock is said to be off by, ms: a day.
+const OFFSET_MAX_MS: u64 = 86_400_000;
 
 /// [`OrchestratorOptions`] as text.
 #[derive(serde::Deserialize)]
@@ -22,13 +23,23 @@ struct Options {
     capacity: u32,
     drive: bool,
     ramp_up_ms: u64,
+    lock_only: bool,
+    wall_offset_ms: i64,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let given = OrchestratorOptions::default();
         let ramp_up_ms = given.ramp_up.as_millis() as u64;
-        Options { labels: given.labels, version: given.version, capacity: given.capacity, drive: given.drive, ramp_up_ms }
+        Options {
+            labels: given.labels,
+            version: given.version,
+            capacity: given.capacity,
+            drive: given.drive,
+            ramp_up_ms,
+            lock_only: false,
+            wall_offset_ms: 0,
+        }
     }
 }
 
@@ -49,12 +60,17 @@ impl OrchestratorOptions {
         if given.ramp_up_ms > RAMP_UP_MAX_MS {
             return Err(Error::invalid("ramp_up_ms", format_args!("{} is above {RAMP_UP_MAX_MS}", given.ramp_up_ms)));
         }
+        if given.wall_offset_ms.unsigned_abs() > OFFSET_MAX_MS {
+            return Err(Error::invalid("wall_offset_ms", format_args!("{} is beyond {OFFSET_MAX_MS}", given.wall_offset_ms)));
+        }
         Ok(OrchestratorOptions {
             labels: given.labels,
             version: given.version,
             capacity: given.capacity,
             drive: given.drive,
             ramp_up: Duration::from_millis(given.ramp_up_ms),
+            lock_only: given.lock_only,
+            wall_offset_ms: given.wall_offset_ms,
             ..OrchestratorOptions::default()
         })
     }
@@ -72,8 +88,8 @@ impl RunNow {
 
 impl Orchestrator {
     /// Answers a question that is named by a word: `schedule` (name), `schedules` (those after name, at most number), `history` (name, the latest number
-    /// lines), `run` (number), `runs` (at most number that go on), `next` (name, the next number ticks), `themis` (name), `themis_list` (those after
-    /// name, at most number), `themis_job` (number), `status`, `health`, `handlers`.
+    /// lines), `run` (number), `runs` (at most number that go on), `next` (name, the next number ticks), `themis` (name), `themis_list` (name: a
+    /// tenant), `themis_job` (number), `themis_jobs` (number: 1 for those that go on), `status`, `health`, `handlers`.
     ///
     /// # Errors
     /// [`crate::base::Status::InvalidArgument`] for another word, and what every call may answer.
@@ -87,49 +103,14 @@ impl Orchestrator {
             "runs" => OrchQuery::Runs { limit },
             "next" => return Ok(json!(self.next_fires(name, None, limit as usize)?)),
             "themis" => return self.get_themis(name),
-            "themis_list" => return self.list_themis(name, limit),
-            "themis_job" => return Ok(themis::job(&self.ask(&OrchQuery::Run(number))?)),
+            "themis_list" => return self.list_themis(name),
+            "themis_job" => return self.themis_job(number),
+            "themis_jobs" => return self.themis_jobs(number != 0),
             "status" => return self.status(),
             "health" => return self.health(),
             "handlers" => return Ok(json!(self.handlers())),
             other => return Err(Error::invalid("what", format_args!("{other:?} is no question"))),
         };
         self.ask(&query)
-    }
-
-    /// Schedules in ThemisDB's form by id, those after `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// What every call may answer.
-    pub fn list_themis(&self, after: &str, limit: u32) -> Result<Value> {
-        let found = self.ask(&OrchQuery::Schedules { after: after.to_owned(), limit })?;
-        let ids = found.as_array().into_iter().flatten().filter_map(|s| s["definition"]["id"].as_str());
-        ids.map(|id| self.get_themis(id)).collect::<Result<Vec<_>>>().map(Value::from)
-    }
-
-    /// Whether maintenance is done: `{"status": "healthy" | "degraded" | "unhealthy", "reasons": [..]}`. Unhealthy: something cannot run at all. Degraded:
-    /// runs have got stuck or were lost, or it coordinates less than it could.
-    ///
-    /// # Errors
-    /// What every call may answer.
-    pub fn health(&self) -> Result<Value> {
-        let status = self.status()?;
-        let (mut bad, mut weak) = (Vec::new(), Vec::new());
-        if status["schedules"].as_u64().unwrap_or(0) > 0 && status["workers"].as_array().is_none_or(Vec::is_empty) {
-            bad.push("no worker has joined".to_owned());
-        }
-        for (count, what) in [("stuck", "runs did not stop when told"), ("lost", "attempts were lost with their worker")] {
-            if let Some(n) = status["counts"][count].as_u64().filter(|n| *n > 0) {
-                weak.push(format!("{n} {what}"));
-            }
-        }
-        weak.extend(status["weaker_modes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
-        let word = match (bad.is_empty(), weak.is_empty()) {
-            (false, _) => "unhealthy",
-            (true, false) => "degraded",
-            (true, true) => "healthy",
-        };
-        bad.extend(weak);
-        Ok(json!({"status": word, "reasons": bad, "running": lock(&self.0.shared.runs).len()}))
     }
 }

@@ -5,12 +5,14 @@
 
 mod context;
 mod drive;
+mod drop_in;
 mod figures;
 mod given;
+mod locked;
 mod runner;
 mod verbs;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -20,11 +22,14 @@ pub use context::{Stop, TaskContext, TaskResult};
 pub use verbs::RunNow;
 
 use self::drive::Driver;
+use self::drop_in::Churn;
 use self::figures::Figures;
+use self::locked::{LockEnd, RunLocks};
 use self::runner::Running;
+use super::Node;
 use super::session::Session;
 use super::wake::{Deadline, Wake};
-use crate::base::{Error, Result, SessionId, Status, Token, process};
+use crate::base::{Config, Error, Result, SessionId, Status, Token, process};
 use crate::engine::Engine;
 use crate::ledger::orch::{OrchAnswer, OrchOp, Schedule};
 use crate::ledger::{Op, Outcome, Request};
@@ -69,6 +74,11 @@ pub struct OrchestratorOptions {
     pub ramp_up: Duration,
     /// See above.
     pub ramp_starts: u32,
+    /// The weaker mode of a host that comes from ThemisDB: schedules and ticks are this orchestrator's own, kept in memory, and nodes are coordinated by
+    /// nothing but the lock of [`Orchestrator::set_distributed_lock`], at first the locks of this session. A tick can run on several nodes.
+    pub lock_only: bool,
+    /// What this orchestrator's wall clock is off by, ms: to show what skew does. A named weaker mode unless it is 0.
+    pub wall_offset_ms: i64,
 }
 
 impl Default for OrchestratorOptions {
@@ -80,6 +90,8 @@ impl Default for OrchestratorOptions {
             drive: true,
             ramp_up: Duration::from_secs(30),
             ramp_starts: 10,
+            lock_only: false,
+            wall_offset_ms: 0,
         }
     }
 }
@@ -100,7 +112,15 @@ pub(super) struct Shared {
     joined: Mutex<(SessionId, usize)>,
     driver: Mutex<Driver>,
     runs: Mutex<HashMap<(u64, u64), Running>>,
+    /// Attempts of this session when it was opened: another orchestrator may have begun them, so they are left to run out.
+    others: HashSet<(u64, u64)>,
+    /// Whether the session's place is still taken by this one.
+    placed: AtomicBool,
     ends: Mutex<Vec<TaskEnd>>,
+    /// The lock that is taken round each run.
+    locks: Mutex<Option<Arc<RunLocks>>>,
+    lock_ends: Mutex<Vec<LockEnd>>,
+    churn: Mutex<Churn>,
     /// Session and version at which the runs were read last.
     seen: Mutex<(SessionId, u64)>,
     figures: Mutex<Figures>,
@@ -121,12 +141,29 @@ pub struct Orchestrator(Arc<Owner>);
 
 struct Owner {
     shared: Arc<Shared>,
+    /// With `lock_only`: what it keeps its schedules in.
+    own: Option<Node>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Orchestrator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Orchestrator").field("node", &self.0.shared.session.name()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Lets another orchestrator work under the session's name.
+    fn leave_place(&self) {
+        if self.placed.swap(false, SeqCst) {
+            self.session.state.orchestrated.store(false, SeqCst);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.leave_place();
     }
 }
 
@@ -143,15 +180,41 @@ impl Session {
     /// Makes an orchestrator that works under this session's name. `manual`: no threads, the caller moves it with [`Orchestrator::step`].
     ///
     /// # Errors
-    /// What every call may answer; [`Status::Misuse`] over a host's lock service; [`Status::Io`] when the system gives no thread.
+    /// What every call may answer; [`Status::Misuse`] over a host's lock service, and while another orchestrator of this session is open; [`Status::Io`] when the system gives no thread.
     pub fn orchestrator(&self, options: OrchestratorOptions, manual: bool) -> Result<Orchestrator> {
         self.core.check()?;
+        if options.lock_only {
+            return self.alone(options, manual);
+        }
+        self.open_orchestrator(options, manual, None)
+    }
+
+    /// An orchestrator over a ledger of its own, with this session's locks.
+    fn alone(&self, options: OrchestratorOptions, manual: bool) -> Result<Orchestrator> {
+        if manual {
+            return Err(Error::invalid("lock_only", "a lock is taken by threads, and there are none"));
+        }
+        let mut config = Config::new();
+        config.set("node_id", self.name())?;
+        let own = Node::open(&config)?;
+        let orchestrator = own.session().open_orchestrator(options, false, Some(own))?;
+        orchestrator.set_distributed_lock(Some(self.lock_service()))?;
+        Ok(orchestrator)
+    }
+
+    fn open_orchestrator(&self, options: OrchestratorOptions, manual: bool, own: Option<Node>) -> Result<Orchestrator> {
         let works = match &self.core.engine {
             Engine::Plugged(_) => return Err(Error::new(Status::Misuse, "a host's lock service keeps no schedules")),
             // It reads and writes schedules; what is due is read by members only.
             Engine::Client(_) => false,
             _ => true,
         };
+        // Two of one session would each begin what is given to it.
+        if works && self.state.orchestrated.swap(true, SeqCst) {
+            return Err(Error::new(Status::Misuse, format!("{} has an orchestrator already", self.name())));
+        }
+        let session = self.id();
+        let others = self.core.engine.orch(move |state, _| state.runs_of(session).map(|r| (r.id, r.token.0)).collect()).unwrap_or_default();
         let shared = Arc::new(Shared {
             session: self.clone(),
             options,
@@ -163,7 +226,12 @@ impl Session {
             joined: Mutex::default(),
             driver: Mutex::default(),
             runs: Mutex::default(),
+            others,
+            placed: AtomicBool::new(works),
             ends: Mutex::default(),
+            locks: Mutex::default(),
+            lock_ends: Mutex::default(),
+            churn: Mutex::default(),
             seen: Mutex::new((SessionId(0), u64::MAX)),
             figures: Mutex::default(),
             wake: Arc::default(),
@@ -185,7 +253,7 @@ impl Session {
                 turn(&weak, &wake, |shared| Duration::from_nanos(shared.renew_step()).min(LONGEST));
             })?);
         }
-        Ok(Orchestrator(Arc::new(Owner { shared, threads: Mutex::new(threads) })))
+        Ok(Orchestrator(Arc::new(Owner { shared, own, threads: Mutex::new(threads) })))
     }
 }
 
@@ -224,7 +292,8 @@ impl Shared {
     }
 
     fn wall_ms(&self) -> i64 {
-        i64::try_from(self.clock().realtime_ns() / NS_PER_MS).unwrap_or(i64::MAX)
+        let now_ms = i64::try_from(self.clock().realtime_ns() / NS_PER_MS).unwrap_or(i64::MAX);
+        now_ms.saturating_add(self.options.wall_offset_ms)
     }
 
     fn local_ms(&self) -> u64 {
@@ -314,7 +383,7 @@ impl Orchestrator {
         let shared = &self.0.shared;
         let mut next = shared.step();
         // What handlers have done in this round may let the next begin.
-        while !lock(&shared.ends).is_empty() {
+        while !lock(&shared.ends).is_empty() || !lock(&shared.lock_ends).is_empty() {
             next = shared.step();
         }
         Duration::from_nanos(next.min(shared.renew_step()))
@@ -355,6 +424,10 @@ impl Orchestrator {
                 // A panic there was logged by the thread's own end.
                 let _ = thread.join();
             }
+        }
+        shared.leave_place();
+        if let Some(own) = &self.0.own {
+            own.close(deadline.left())?;
         }
         if left == 0 { Ok(()) } else { Err(Error::new(Status::Timeout, format!("{left} runs did not stop in time"))) }
     }

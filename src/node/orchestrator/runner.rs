@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::context::{Attempt, Stop, TaskContext, TaskResult};
+use super::locked::Locking;
 use super::{Handler, Shared, lock};
 use crate::base::{Clock, Moment, Token, process};
 use crate::ledger::orch::{End, OnClose, OrchAnswer, OrchOp, RunState, Schedule, TaskMark};
@@ -41,6 +42,17 @@ pub(super) struct Running {
     ended: Option<(End, String, u64)>,
     /// The first renewal is acknowledged: handlers may run.
     confirmed: bool,
+    locking: Locking,
+}
+
+impl Running {
+    /// A call about its lock has ended.
+    pub(super) fn settle(&mut self, locking: Locking, end: Option<(End, String)>) {
+        self.locking = locking;
+        if let (Some((end, message)), None) = (end, &self.ended) {
+            self.ended = Some((end, message, 0));
+        }
+    }
 }
 
 /// A run as it is read from the ledger.
@@ -64,6 +76,7 @@ impl Shared {
     pub(super) fn run_step(self: &Arc<Self>) -> u64 {
         self.find_runs();
         self.take_ends();
+        self.take_lock_ends();
         let now = self.now();
         let keys: Vec<(u64, u64)> = lock(&self.runs).keys().copied().collect();
         let mut next = u64::MAX;
@@ -105,6 +118,9 @@ impl Shared {
             }
         }
         for f in found {
+            if self.others.contains(&(f.run, f.token.0)) {
+                continue;
+            }
             match runs.get(&(f.run, f.token.0)) {
                 Some(running) if f.cancelling => running.attempt.tell(Stop::Cancelled),
                 Some(_) => {}
@@ -136,6 +152,7 @@ impl Shared {
             stopping_ns: None,
             ended: None,
             confirmed: false,
+            locking: Locking::Free,
         }
     }
 
@@ -184,6 +201,26 @@ impl Shared {
         }
         if attempt.left_ns(now) == 0 {
             attempt.tell(Stop::Lost);
+        }
+        match std::mem::take(&mut running.locking) {
+            Locking::Wanted(locks) if attempt.stop() == Stop::No => {
+                running.locking = Locking::Asked;
+                drop(runs);
+                self.take_lock(key, locks, &attempt.schedule, &attempt.target);
+                return attempt.left_ns(now).max(1);
+            }
+            Locking::Asked => {
+                running.locking = Locking::Asked;
+                return attempt.left_ns(now).max(NS_PER_MS);
+            }
+            Locking::Holds(held) if running.ended.is_some() && attempt.stop() != Stop::Lost => {
+                running.locking = Locking::Asked;
+                drop(runs);
+                self.give_lock(key, held);
+                return u64::MAX;
+            }
+            Locking::Holds(held) => running.locking = Locking::Holds(held),
+            Locking::Free | Locking::Wanted(_) => {}
         }
         if let Some((end, message, sent_ns)) = &mut running.ended {
             if attempt.stop() == Stop::Lost {
@@ -316,6 +353,7 @@ impl Shared {
     fn confirmed(&self, key: (u64, u64), attempt: &Attempt, sent: Moment) {
         attempt.renewed(sent);
         let gate = self.gate_says(&attempt.schedule, &attempt.target);
+        let locking = if gate.is_none() { self.locking() } else { Locking::Free };
         if let Some(running) = lock(&self.runs).get_mut(&key)
             && !running.confirmed
         {
@@ -332,6 +370,7 @@ impl Shared {
                 began.tell(attempt.stop());
             }
             running.attempt = Arc::new(began);
+            running.locking = locking;
             if let Some(reason) = gate {
                 running.ended = Some((End::Postponed { retry_ms: POSTPONE_MS }, reason, 0));
             }

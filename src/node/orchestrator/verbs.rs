@@ -9,7 +9,6 @@ use super::{Handler, HostGate, Orchestrator, Shared, Topology, lock};
 use crate::base::{Error, Result, Status};
 use crate::ledger::orch::{OrchAnswer, OrchOp, OrchQuery, Schedule, is_name};
 use crate::orchestrator::calendar::Calendar;
-use crate::orchestrator::themis;
 
 /// Most fire times, lines or schedules in one answer.
 const LIST_MAX: usize = 100_000;
@@ -28,6 +27,23 @@ pub struct RunNow {
     pub tick_ms: Option<i64>,
     /// Instead of the schedule's parameters.
     pub params: Option<String>,
+}
+
+impl Shared {
+    /// The named weaker modes that are on.
+    fn weaker_modes(&self) -> Vec<String> {
+        let mut modes = Vec::new();
+        if self.options.lock_only {
+            modes.push(match &*lock(&self.locks) {
+                Some(_) => "lock_only: nodes are coordinated by a lock, and a tick can run on several of them".to_owned(),
+                None => "lock_only without a lock: every node runs every tick".to_owned(),
+            });
+        }
+        if self.options.wall_offset_ms != 0 {
+            modes.push(format!("wall_offset_ms={}: its wall clock is set wrong on purpose", self.options.wall_offset_ms));
+        }
+        modes
+    }
 }
 
 fn unknown(id: &str) -> Error {
@@ -109,36 +125,6 @@ impl Orchestrator {
     pub fn put_json(&self, text: &str, expected: Option<u64>) -> Result<u64> {
         let schedule: Schedule = serde_json::from_str(text).map_err(|e| Error::invalid("schedule", e))?;
         self.put(&schedule, expected)
-    }
-
-    /// Writes a schedule in ThemisDB's JSON form; see [`themis`] for what becomes of its fields.
-    ///
-    /// # Errors
-    /// As [`Orchestrator::put_json`].
-    pub fn put_themis(&self, text: &str, expected: Option<u64>) -> Result<u64> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::invalid("schedule", e))?;
-        self.put(&themis::from_json(&value)?, expected)
-    }
-
-    /// A schedule in ThemisDB's JSON form.
-    ///
-    /// # Errors
-    /// [`Status::InvalidArgument`] when there is none.
-    pub fn get_themis(&self, id: &str) -> Result<Value> {
-        let (schedule, _) = self.definition(id)?;
-        let told = self.ask(&OrchQuery::Schedule(id.to_owned()))?;
-        let next = self.next_fires(id, None, 1)?.first().copied();
-        Ok(themis::to_json(&schedule, &told, next))
-    }
-
-    /// Changes some fields of a schedule, given in ThemisDB's JSON form; returns its revision.
-    ///
-    /// # Errors
-    /// As [`Orchestrator::put_themis`]; [`Status::Fenced`] when somebody else writes at the same time.
-    pub fn patch_themis(&self, id: &str, patch: &str) -> Result<u64> {
-        let patch: Value = serde_json::from_str(patch).map_err(|e| Error::invalid("patch", e))?;
-        let (schedule, revision) = self.definition(id)?;
-        self.put(&themis::apply_patch(&schedule, &patch)?, Some(revision))
     }
 
     /// Removes a schedule; its runs are cancelled, its history goes.
@@ -311,6 +297,7 @@ impl Orchestrator {
         status["start_lag_p99_ms"] = json!(figures.lag_ms(0.99));
         status["figures"] = json!(figures);
         status["zone_data"] = json!(crate::orchestrator::calendar::zone_data());
+        status["weaker_modes"] = json!(shared.weaker_modes());
         status["closed"] = json!(shared.closed.load(SeqCst));
         Ok(status)
     }
