@@ -56,6 +56,14 @@ test-python: python lib server ## C, C++, Python and server tests, driven by pyt
 test-faults: python server ## real servers, randomised split brain: 20 seeds by default; SEEDS and FAULTS for more
 	@$(PY) tests/python/kv/faults.py --seeds $(or $(SEEDS),20) --faults $(or $(FAULTS),10)
 
+.PHONY: mutants
+mutants: ## plant known mistakes into the core, one after the other; all must be found by the tests (about 20 min)
+	@python3 scripts/mutants.py $(MUTANTS)
+
+.PHONY: fuzz
+fuzz: ## feed every decoder with made-up bytes, SECONDS=60 each; TARGETS=entry picks
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
+
 .PHONY: verify
 verify: setup ## read-only checks: format, lints, types, layering
 	@scripts/verify.sh $(VENV)

@@ -26,6 +26,8 @@ pub mod engine;
 pub mod fence;
 #[cfg(feature = "capi")]
 pub mod ffi;
+#[cfg(any(test, tenure_fuzz))]
+pub mod fuzz;
 pub mod gate;
 pub mod ledger;
 pub mod net;

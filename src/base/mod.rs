@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod key;
+pub(crate) mod planted;
 pub mod process;
 pub mod rng;
 pub mod status;

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::base::planted::planted;
 use std::mem::MaybeUninit;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -41,7 +42,7 @@ pub fn watch_forks() {
 /// [`Status::Forked`].
 #[inline]
 pub fn check_generation(opened: u64) -> Result<()> {
-    if generation() == opened { Ok(()) } else { Err(Status::Forked.into()) }
+    if generation() == opened || planted!("fork-unnoticed") { Ok(()) } else { Err(Status::Forked.into()) }
 }
 
 /// The stack of every thread that the library starts.

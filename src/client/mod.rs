@@ -9,3 +9,5 @@ mod wire;
 
 pub use link::{Done, Link, LinkStatus, Listener, Options};
 pub use wire::{Answer, Ask, CALL, Failure, MemberInfo, NEWS, News, Order, Query, Told, View, decode_ask, encode_answer, encode_news};
+#[cfg(any(test, tenure_fuzz))]
+pub(crate) use wire::{samples, survive};

@@ -271,6 +271,25 @@ pub fn decode_news(bytes: &[u8]) -> Result<Vec<News>> {
     codec::decode(Kind::Client, bytes, CAP)
 }
 
+/// Takes any bytes for a message of each kind.
+#[cfg(any(test, tenure_fuzz))]
+pub(crate) fn survive(bytes: &[u8]) {
+    let _ = (decode_ask(bytes), decode_answer(bytes), decode_news(bytes));
+}
+
+/// Valid messages.
+#[cfg(any(test, tenure_fuzz))]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let ops = vec![Request { session: SessionId(3), seq: 7, op: crate::ledger::Op::RenewSession }];
+    let failed = Told::Failed((&Error::new(Status::Unavailable, "no leader")).into());
+    let answer = Answer { leader: Some("h:1".into()), told: vec![Told::Outcome(Outcome::Ticked), failed], view: None };
+    let news = [News::Granted(SessionId(1), 2, Token(3), 4), News::SessionEnded(SessionId(1), LossReason::Closed)];
+    let asks = [Ask::Run { ops, timeout_ms: 500 }, Ask::Watch(Pattern::Prefix(b"p".to_vec())), Ask::Order(Order::Remove("n".into()))];
+    let asked = asks.iter().map(|ask| encode_ask(ask).unwrap());
+    asked.chain([encode_answer(&answer).unwrap(), encode_news(&news).unwrap()]).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -301,9 +320,8 @@ mod tests {
         fn any_bytes_are_survived(bytes: Vec<u8>) {
             let mut sealed = Vec::new();
             codec::seal_into(Kind::Client, &[&bytes], &mut sealed).unwrap();
-            for input in [&bytes, &sealed] {
-                let _ = (decode_ask(input), decode_answer(input), decode_news(input));
-            }
+            survive(&bytes);
+            survive(&sealed);
         }
     }
 }

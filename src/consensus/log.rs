@@ -5,6 +5,7 @@
 //! The first failure ends the log: everybody who waits and everybody who comes later is told, and the node's part in the
 //! cluster is over until it is opened again.
 
+use crate::base::planted::planted;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -252,6 +253,9 @@ impl RaftLogStorage<Config> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if planted!("vote-not-stored") {
+            return Ok(());
+        }
         self.mark(false, |index| index.marks.vote = Some(vote.into())).await
     }
 
@@ -432,7 +436,9 @@ impl Writing {
         if !records.is_empty() {
             let records: Vec<&[u8]> = records.iter().map(|r| &r[..]).collect();
             self.store.append(self.store.last_index() + 1, &records)?;
-            self.store.sync()?;
+            if !planted!("replica-acknowledges-before-sync") {
+                self.store.sync()?;
+            }
         }
         match give_up {
             Some(upto) if upto >= self.store.first_index() => self.store.purge_upto(upto),

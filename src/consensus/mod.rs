@@ -27,6 +27,9 @@ mod tests;
 mod types;
 mod wire;
 
+#[cfg(any(test, tenure_fuzz))]
+pub(crate) use wire::{sample_messages, survive_message};
+
 pub use self::core::{Call, Options, Server, Timing, Transport};
 pub use link::{Introduction, Links};
 pub use machine::Observer;

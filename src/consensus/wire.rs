@@ -229,6 +229,36 @@ pub(super) fn answered(bytes: Bytes) -> Result<(Sender, Answer)> {
     decode(bytes).map(|(sender, answer, _)| (sender, answer))
 }
 
+/// Takes any bytes as a question and as an answer, and what can be read must be read again from what is written.
+#[cfg(any(test, tenure_fuzz))]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn survive_message(bytes: Bytes) {
+    if let Ok((sender, question, records)) = asked(bytes.clone()) {
+        let again = asked(ask(&sender, &question, &records).unwrap().into()).unwrap();
+        assert_eq!(again, (sender, question, records));
+    }
+    let _ = answered(bytes);
+}
+
+/// Valid messages.
+#[cfg(any(test, tenure_fuzz))]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn sample_messages() -> Vec<Vec<u8>> {
+    let sender = Sender { name: "a".into(), address: "h:1".into(), sighting: Sighting { disk: 9, ..Sighting::default() } };
+    let ballot = Ballot { term: 1, node: 2, won: true };
+    let request = Request { session: crate::base::SessionId(1), seq: 4, op: crate::ledger::Op::RenewSession };
+    let asks = [
+        Ask::Append { ballot, prev: Some(Place::default()), commit: None },
+        Ask::Vote { ballot, last: None, transfer: false, pre: true },
+        Ask::SnapshotPart { id: 1, number: 2, bytes: vec![1, 2, 3] },
+        Ask::Operations { ops: vec![request], timeout_ms: 500, early: vec![false] },
+        Ask::Order(Order::Transfer { to: Some("b".into()) }),
+    ];
+    let answers = [Answer::Operations(vec![Told::Outcome(Outcome::Ticked)]), Answer::NotLeader(Some("h:2".into()))];
+    let questions = asks.iter().map(|a| ask(&sender, a, &[]).unwrap());
+    questions.chain(answers.iter().map(|a| answer(&sender, a).unwrap())).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

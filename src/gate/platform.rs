@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(tenure_mutants)]
+use crate::base::planted::planted;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 use crate::base::{Error, Result};
@@ -102,6 +104,16 @@ impl Platform for Native {
     #[inline(always)]
     fn full_fence() {
         fence(Ordering::SeqCst);
+    }
+    #[cfg(tenure_mutants)]
+    fn planted(mistake: Mistake) -> bool {
+        match mistake {
+            Mistake::NoBarrier => planted!("drain-without-barrier"),
+            Mistake::EpochIgnored => planted!("finish-ignores-epoch"),
+            Mistake::LeaveEarly => planted!("leave-before-verdict"),
+            Mistake::NoRetract => planted!("old-window-under-new-epoch"),
+            _ => false,
+        }
     }
 }
 

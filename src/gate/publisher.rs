@@ -1,6 +1,7 @@
 //! The publisher: which lease this node holds, and what the cell says of it. Time is an argument, storage is a trait, and what
 //! changed is handed back as events.
 
+use crate::base::planted::planted;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -197,7 +198,7 @@ impl GateCore {
             self.count.least_remaining_ns = Some(self.count.least_remaining_ns.map_or(left, |least| least.min(left)));
         }
         let budget_ns = self.options.drain_budget_ns.unwrap_or(ttl_ns / 10).min(ttl_ns);
-        let end = held.map_or(end, |lease| later(lease.end, end));
+        let end = held.filter(|_| !planted!("late-heartbeat-shortens")).map_or(end, |lease| later(lease.end, end));
         self.lease = Some(Lease { epoch, end, ttl_ns, budget_ns, at_risk_told: false });
         let was_open = self.open && held.is_some();
         self.count.renewals += u64::from(was_open);
@@ -410,7 +411,7 @@ impl GateCore {
         if epoch == 0 || epoch >= EPOCH_END {
             return Err(Error::invalid("epoch", format_args!("{epoch} is not in 1..2^63")));
         }
-        if epoch < seen {
+        if epoch < seen && !planted!("lower-epoch-accepted") {
             let text = format!("election version mismatch: local={seen}, received={epoch}");
             return Err(Error::new(Status::Fenced, text).with_token(seen));
         }
@@ -424,7 +425,9 @@ impl GateCore {
     /// Remembers a higher epoch, first durably, then for receivers.
     pub(super) fn remember(&mut self, epoch: u64) -> Result<()> {
         if epoch > self.epoch_seen {
-            self.epochs.persist(&self.name, epoch)?;
+            if !planted!("epoch-not-stored") {
+                self.epochs.persist(&self.name, epoch)?;
+            }
             self.epoch_seen = epoch;
             self.foreign = None;
             self.cell.words().epoch_seen.store(epoch, Release);

@@ -1,6 +1,7 @@
 //! Who holds a key and who waits for it, and how that changes.
 
 use crate::base::Token;
+use crate::base::planted::planted;
 
 use super::clock::HIDDEN_MS;
 use super::command::{Event, LossReason, Outcome, WaitEnd};
@@ -14,7 +15,7 @@ impl Shard {
     /// Whether a grant of these terms may stand beside those there are.
     pub(super) fn fits(&self, entry: u32, kind: u8, amount: u32) -> bool {
         let first = self.entries[entry].holds;
-        if first == NONE {
+        if first == NONE || planted!("two-holders") {
             return true;
         }
         match (self.records[first].kind(), kind) {
@@ -194,7 +195,7 @@ impl Shard {
         let (session, key) = (self.session_of(cx, record), self.entries[entry].name.key());
         self.remove_hold(cx, record);
         let delay = delay.unwrap_or(own);
-        if delay != 0 && why != LossReason::Closed {
+        if delay != 0 && why != LossReason::Closed && !planted!("lock-delay-forgotten") {
             let until = at + u64::from(delay);
             let extra = self.extra_mut(entry);
             if until > extra.delay_until {
@@ -227,7 +228,7 @@ impl Shard {
             }
             let now = cx.now();
             let Some(slot) = self.slot_of(cx, first) else { return };
-            let alive = slot.lives(now) || cx.hub.sessions.judge(slot, now);
+            let alive = planted!("grant-to-the-dead") || slot.lives(now) || cx.hub.sessions.judge(slot, now);
             let r = &self.records[first];
             let (group, over) = (r.is(GROUP), r.since <= now);
             if group && (!alive || over || (delay_until <= now && self.fits(entry, r.kind(), r.amount()))) {
@@ -236,7 +237,7 @@ impl Shard {
             }
             if !alive {
                 self.end_wait(cx, first, end_reasons(slot.life()).1);
-            } else if over {
+            } else if over && !planted!("wait-without-end") {
                 self.end_wait(cx, first, WaitEnd::Timeout);
             } else if delay_until > now || !self.fits(entry, r.kind(), r.amount()) {
                 return;

@@ -3,6 +3,7 @@
 //! Whether a session lives is one atomic word: the time of its last renewal, or the fact and time of its end. Ending it is one
 //! compare-and-swap, so a renewal either comes before the end or fails; no thread can see it otherwise.
 
+use crate::base::planted::planted;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -108,6 +109,9 @@ pub(super) enum Known {
 
 impl Window {
     pub(super) fn look(&self, seq: u64) -> Known {
+        if planted!("retry-applied-again") {
+            return Known::New;
+        }
         match self.answers.binary_search_by_key(&seq, |a| a.seq) {
             Ok(at) => self.answers.get(at).map_or(Known::New, |a| Known::Answered(a.outcome)),
             Err(_) if seq <= self.floor => Known::Forgotten,
@@ -165,6 +169,7 @@ impl Slot {
     #[inline]
     pub(super) fn deadline(&self) -> u64 {
         match self.life() {
+            Life::Renewed(at) if planted!("session-expires-early") => at + u64::from(self.ttl()) * 9 / 10,
             Life::Renewed(at) => at + u64::from(self.ttl()) + HIDDEN_MS,
             Life::Expired(_) | Life::Superseded(_) | Life::Closed => 0,
         }

@@ -11,6 +11,7 @@ use super::core::Core;
 use super::event::{Event, LossReason};
 use super::grants::{Change, From, Grants};
 use super::wake::Deadline;
+use crate::base::planted::planted;
 use crate::base::{Key, Moment, Result, SessionId, Token};
 use crate::engine::Completion;
 use crate::gate::Reason;
@@ -375,6 +376,7 @@ impl State {
             state.unanswered.store(outcome.is_err(), SeqCst);
             match outcome {
                 Ok(Outcome::Renewed { clock_ms, .. }) => {
+                    let sent = if planted!("deadline-from-receipt") { keeper.now() } else { sent };
                     state.grants.renewed(sent);
                     if state.cross().renewed(sent, keeper.now(), clock_ms) {
                         keeper.clock_counts.anomalies.fetch_add(1, SeqCst);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::base::planted::planted;
 use crate::ledger::orch::{Claim, Entry, OrchAnswer, OrchOp, Pause, Reason, RunState, Schedule, Scope, State, View, Worker};
 
 use super::calendar::Calendar;
@@ -408,14 +409,8 @@ fn wishes(
 }
 
 /// The tick's name.
-#[cfg(not(tenure_mutant = "wall_tick"))]
-fn nominal(tick_ms: i64, _now_ms: i64) -> i64 {
-    tick_ms
-}
-
-#[cfg(tenure_mutant = "wall_tick")]
-fn nominal(_tick_ms: i64, now_ms: i64) -> i64 {
-    now_ms
+fn nominal(tick_ms: i64, now_ms: i64) -> i64 {
+    if planted!("tick-from-wall-clock") { now_ms } else { tick_ms }
 }
 
 struct Target {

@@ -5,7 +5,7 @@
 //! promises. And the first failed write or sync ends a store for good: what it had under way is neither known to be
 //! durable nor to be lost, and only opening it again can tell.
 
-#[cfg(test)]
+#[cfg(any(test, tenure_fuzz))]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod crash_disk;
 mod dir;

@@ -1,5 +1,6 @@
 //! The writer: one log entry of everything that waits, written, applied, answered.
 
+use crate::base::planted::planted;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::*;
 use std::sync::{Arc, PoisonError};
@@ -308,7 +309,7 @@ impl Shared {
             writer.log.append(index, &[&writer.buffer])?;
         }
         writer.entries += 1;
-        if entry.ops.iter().any(|r| self.is_strict(&r.op)) {
+        if entry.ops.iter().any(|r| self.is_strict(&r.op)) && !planted!("acknowledge-before-sync") {
             self.sync(writer)?;
         } else if entry.ops.iter().any(|r| matches!(r.op, Op::Release { .. })) {
             self.unsynced_release.store(true, Relaxed);
@@ -328,7 +329,7 @@ impl Shared {
         ledger.apply(at, entry, &mut writer.outcomes, &mut writer.events);
         // A grant that nobody asked for in this entry comes of a tick or a release, which may not be on the disk yet. Until it is, not even a
         // query may see it.
-        if writer.events.iter().any(|e| matches!(e, Event::Granted { .. })) {
+        if writer.events.iter().any(|e| matches!(e, Event::Granted { .. })) && !planted!("hand-off-before-sync") {
             self.sync(writer)?;
         }
         Ok(self.set_wake(&ledger, writer.stamper.monotonic_ns))

@@ -1,5 +1,6 @@
 //! Starting: everything that may stand in the way is judged here, in one entry, before any code of the host runs.
 
+use crate::base::planted::planted;
 use crate::base::{SessionId, Token};
 
 use super::super::clock::HIDDEN_MS;
@@ -23,12 +24,12 @@ impl State {
             return OrchAnswer::Invalid(OrchFault::Name);
         }
         let mark = entry.marks.get(&claim.target).copied().unwrap_or(entry.created_ms);
-        if !cfg!(tenure_mutant = "claim_check") && claim.tick_ms <= mark.max(entry.created_ms) {
+        if !planted!("claim-without-check") && claim.tick_ms <= mark.max(entry.created_ms) {
             self.counts.already_claimed += 1;
             return self.who_has(id, &claim.target, claim.tick_ms);
         }
         let mark_ms = entry.marks.get(&claim.target).copied().unwrap_or(i64::MIN);
-        if !cfg!(tenure_mutant = "claim_check") && mark_ms != claim.from_ms {
+        if !planted!("claim-without-check") && mark_ms != claim.from_ms {
             return OrchAnswer::OtherMark { mark_ms };
         }
         if let Some(refusal) = self.barred(entry, now_ms, false, Some(claim.view)) {
