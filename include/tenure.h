@@ -1449,6 +1449,20 @@ int32_t tenure_gate_resign(struct tenure_gate gate,
                            struct tenure_error *err);
 
 /**
+ * As tenure_gate_resign(), but the successor is the node (or session) of this name, which must be campaigning for the same office; those
+ * who came before it go on waiting.
+ *
+ * Parameters: gate; to - the name; timeout_ms - how long to wait; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_UNAVAILABLE when nobody of that name is waiting: nothing was drained, or, when it left during the drain,
+ * the office was given back; #TENURE_INVALID_ARGUMENT for the name; otherwise as tenure_gate_resign().
+ * Threads: any, but one that holds no permit of this gate; waits. Since: 0.1.
+ */
+int32_t tenure_gate_resign_to(struct tenure_gate gate,
+                              struct tenure_bytes to,
+                              uint64_t timeout_ms,
+                              struct tenure_error *err);
+
+/**
  * The gate's state and counts as JSON: `{"name", "mode", "phase", "reason", "epoch", "remaining_ms", ...}`. It may grow between two calls:
  * go on until it fits.
  *

@@ -124,6 +124,9 @@ class Gate {
   Result<void> resign(milliseconds timeout) {
     return detail::checked([&](tenure_error* e) { return tenure_gate_resign(get(), detail::ms(timeout), e); });
   }
+  Result<void> resign_to(std::string_view node, milliseconds timeout) {
+    return detail::checked([&](tenure_error* e) { return tenure_gate_resign_to(get(), detail::bytes(node), detail::ms(timeout), e); });
+  }
   Result<void> close() {
     return detail::checked([&](tenure_error* e) { return tenure_gate_close(get(), e); });
   }

@@ -31,6 +31,7 @@ enum Act {
     Force { key: u8, grant: Option<u8>, delay: Option<u32> },
     Revoke { who: u8, key: u8, grant: Option<u8>, why: usize, force: Option<u32> },
     Annotate { grant: u8, who: Option<u8>, meta: usize },
+    HandOver { grant: u8, who: Option<u8>, to: u8 },
     TakeOver { old: u8, nonce: u8, keep: bool },
     Retry { back: u8 },
     Tick,
@@ -86,6 +87,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..8, 0u8..5, proptest::option::of(0u8..8), 0usize..40, proptest::option::of(prop_oneof![Just(0u32), 1u32..400, Just(u32::MAX)]))
             .prop_map(|(who, key, grant, why, force)| Act::Revoke { who, key, grant, why: if why == 0 { 300 } else { why }, force }),
         2 => (0u8..8, proptest::option::weighted(0.2, 0u8..6), 0usize..10).prop_map(|(grant, who, meta)| Act::Annotate { grant, who, meta }),
+        3 => (0u8..8, proptest::option::weighted(0.1, 0u8..6), 0u8..8).prop_map(|(grant, who, to)| Act::HandOver { grant, who, to }),
         2 => (0u8..8, 0u8..8, any::<bool>()).prop_map(|(old, nonce, keep)| Act::TakeOver { old, nonce, keep }),
         3 => (0u8..12).prop_map(|back| Act::Retry { back }),
         1 => Just(Act::Tick),
@@ -196,6 +198,10 @@ impl Script {
                     None => (session(0), Op::Annotate { key: key(0), token: Token(3), metadata }),
                 }
             }
+            Act::HandOver { grant, who, to } => match nth(&self.grants, *grant) {
+                Some((owner, key, token)) => (who.map_or(owner, session), Op::HandOver { key, token, to: format!("n{to}") }),
+                None => (session(0), Op::HandOver { key: key(0), token: Token(3), to: format!("n{to}") }),
+            },
             Act::TakeOver { old, nonce, keep } => {
                 let (old, nonce, name) = (u128::from(*old), u128::from(*nonce), format!("n{nonce}"));
                 (SessionId(0), Op::TakeOver { old, nonce, name, ttl_ms: 1_000, keep: *keep })

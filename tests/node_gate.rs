@@ -211,6 +211,45 @@ fn resigning_drains_and_lets_the_successor_in_at_once() {
 }
 
 #[test]
+fn an_office_is_handed_to_the_node_that_was_named() {
+    let v = Virtual::new();
+    let gate = open(&v, &[]);
+    assert_eq!(gate.resign_to("b", SOON).unwrap_err().status(), Status::Misuse);
+    gate.hold(b"office", Duration::from_secs(10)).unwrap();
+    v.pass(20);
+    let refused = gate.resign_to("c", SOON).unwrap_err();
+    assert_eq!((refused.status(), gate.status().phase), (Status::Unavailable, Phase::Open), "nothing was drained");
+    let (tx, rx) = mpsc::channel();
+    let peers = ["a", "b", "c"].map(|name| v.node.open_session(name, Duration::from_secs(60)).unwrap());
+    for (name, peer) in ["a", "b", "c"].into_iter().zip(&peers) {
+        let tx = tx.clone();
+        peer.submit_acquire(b"office", &LockOptions::default(), None, Box::new(move |r| tx.send((name, r)).unwrap())).unwrap();
+    }
+    let permit = gate.enter().unwrap();
+    assert_eq!(gate.resign_to("c", Duration::from_millis(5)).unwrap_err().status(), Status::Timeout);
+    assert_eq!(permit.finish(), Verdict::Held);
+    let told = || {
+        v.node.dispatch(9).unwrap();
+        rx.try_recv().map(|(name, token)| (name, token.unwrap()))
+    };
+    assert!(told().is_err());
+    gate.resign_to("c", SOON).unwrap();
+    let (name, token) = told().unwrap();
+    assert_eq!(name, "c", "past those who came before it");
+    assert!(token.0 > gate.status().epoch);
+    assert!(told().is_err());
+    assert_eq!(gate.status().phase, Phase::Closed);
+    // The others are still in their order, and a name may be that of the next.
+    peers[2].release(b"office", token).unwrap();
+    let (name, token) = told().unwrap();
+    assert_eq!(name, "a");
+    assert!(!peers[0].hand_over(b"office", token, "a").unwrap());
+    assert!(peers[0].hand_over(b"office", token, "b").unwrap());
+    assert_eq!(peers[0].hand_over(b"office", token, "b").unwrap_err().status(), Status::NotHolder);
+    assert_eq!(told().unwrap().0, "b");
+}
+
+#[test]
 fn a_reset_gives_the_office_back_and_no_renewal_reopens_the_gate() {
     let v = Virtual::new();
     let gate = open(&v, &[]);

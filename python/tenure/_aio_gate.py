@@ -92,6 +92,10 @@ class Gate:
         """As :meth:`tenure.Gate.resign`. Cancelled, it goes on by itself until ``timeout``."""
         await asyncio.to_thread(self._sync.resign, timeout)
 
+    async def resign_to(self, node: str, timeout: Duration = 10.0) -> None:
+        """As :meth:`tenure.Gate.resign_to`. Cancelled, it goes on by itself until ``timeout``."""
+        await asyncio.to_thread(self._sync.resign_to, node, timeout)
+
     def status(self) -> dict[str, Any]:
         """As :meth:`tenure.Gate.status`."""
         return self._sync.status()

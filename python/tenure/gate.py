@@ -111,6 +111,14 @@ class Gate:
         """Drains, then gives the office of :meth:`hold` back. Raises ``LockTimeout``, the office kept, when writes are still in flight."""
         self._core.resign(timeout)
 
+    def resign_to(self, node: str, timeout: Duration = 10.0) -> None:
+        """As :meth:`resign`, but the successor is ``node``, which must be campaigning for the same office.
+
+        Raises ``UnavailableError`` when nobody of that name is waiting: nothing was drained, or, when it left during the drain, the office
+        was given back.
+        """
+        self._core.resign_to(node, timeout)
+
     def status(self) -> dict[str, Any]:
         """What the gate says of itself: phase, epoch, time left, reason, counts of refusals, named weaker modes."""
         answer: dict[str, Any] = json.loads(self._core.status())

@@ -301,6 +301,23 @@ pub unsafe extern "C" fn tenure_gate_resign(gate: tenure_gate, timeout_ms: u64, 
     })
 }
 
+/// As tenure_gate_resign(), but the successor is the node (or session) of this name, which must be campaigning for the same office; those
+/// who came before it go on waiting.
+///
+/// Parameters: gate; to - the name; timeout_ms - how long to wait; err - or NULL.
+/// Returns: #TENURE_OK; #TENURE_UNAVAILABLE when nobody of that name is waiting: nothing was drained, or, when it left during the drain,
+/// the office was given back; #TENURE_INVALID_ARGUMENT for the name; otherwise as tenure_gate_resign().
+/// Threads: any, but one that holds no permit of this gate; waits. Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tenure_gate_resign_to(gate: tenure_gate, to: tenure_bytes, timeout_ms: u64, err: *mut tenure_error) -> i32 {
+    guard_clone(gate.id, err, |g: GateObject| {
+        log::check_may_wait()?;
+        // SAFETY: the header asks for readable bytes.
+        let to = unsafe { text(to, "to", NAME_MAX)? };
+        g.0.resign_to(to, Duration::from_millis(timeout_ms))
+    })
+}
+
 /// The gate's state and counts as JSON: `{"name", "mode", "phase", "reason", "epoch", "remaining_ms", ...}`. It may grow between two calls:
 /// go on until it fits.
 ///

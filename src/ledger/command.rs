@@ -69,6 +69,7 @@ impl Request {
             Op::Revoke { key: k, why, .. } => key(k) + why.len(),
             Op::Annotate { key: k, metadata, .. } => key(k) + metadata.len(),
             Op::TakeOver { name, .. } => name.len() + 32,
+            Op::HandOver { key: k, to, .. } => key(k) + to.len(),
             Op::Promise(op) => op.bytes(),
             Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         }
@@ -242,5 +243,15 @@ pub enum Op {
         ttl_ms: u32,
         /// Its locks become the new session's, each under a new token. Otherwise they are lost, and their lock-delays begin.
         keep: bool,
+    },
+    /// Gives an exclusive lock, however often it is held, to a session of this name that waits for it, past those who came before.
+    /// Without effect unless `token` is this session's current grant of `key`.
+    HandOver {
+        /// The lock.
+        key: Key,
+        /// The grant.
+        token: Token,
+        /// Name of the session, the first of the queue if several have it.
+        to: String,
     },
 }

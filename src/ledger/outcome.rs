@@ -93,6 +93,8 @@ pub enum Fault {
     ForceAfter,
     /// A session cannot take its own place.
     Nonce,
+    /// Only an exclusive lock is handed over.
+    Exclusive,
 }
 
 /// A typed refusal: nothing was changed.
@@ -148,6 +150,7 @@ impl From<Refusal> for Error {
                     Fault::Why => "why: longer than 256 bytes",
                     Fault::ForceAfter => "force_after: out of range",
                     Fault::Nonce => "nonce: that of the session to be taken over",
+                    Fault::Exclusive => "key: only an exclusive lock is handed over",
                 },
             ),
             Refusal::Cancelled => Error::from(Status::Cancelled),
@@ -238,4 +241,6 @@ pub enum Outcome {
         /// What it holds by tokens up to this one came with the session whose place it takes.
         upto: Token,
     },
+    /// Nobody of the name given to `HandOver` waits for the lock alone: nothing was done.
+    NoSuccessor,
 }

@@ -6,7 +6,7 @@ use crate::base::planted::planted;
 use super::clock::HIDDEN_MS;
 use super::command::{Event, LossReason, Outcome, WaitEnd};
 use super::hub::{Cx, NEVER, granted};
-use super::session::end_reasons;
+use super::session::{Slot, end_reasons};
 use super::shard::{Asker, Shard};
 use super::slab::{Extra, GROUP, MANUAL, NONE, PERMITS, REMEMBERED, SHARED, Terms, WAITING};
 use super::timer::What;
@@ -148,7 +148,7 @@ impl Shard {
         self.extra(entry).map_or(0, |x| x.waiting - 1)
     }
 
-    /// The first of the queue becomes a holder with `token`. Who is told depends on the caller.
+    /// A waiter becomes a holder with `token`. Who is told depends on the caller.
     pub(super) fn promote(&mut self, cx: &mut Cx<'_>, record: u32, token: u64) -> u64 {
         let now = cx.now();
         let entry = self.records[record].entry;
@@ -242,15 +242,20 @@ impl Shard {
             } else if delay_until > now || !self.fits(entry, r.kind(), r.amount()) {
                 return;
             } else {
-                let (session, req) = (slot.id(), r.req);
-                let token = cx.hub.take_tokens(1);
-                let remaining_ms = self.promote(cx, first, token);
-                if self.records[first].is(REMEMBERED) {
-                    slot.settle(req, granted(token, remaining_ms, 1));
-                }
-                cx.events.push(Event::Granted { session, req, token: Token(token), remaining_ms });
+                self.serve(cx, first, slot);
             }
         }
+    }
+
+    /// The waiter, whose session is in `slot`, gets its key.
+    pub(super) fn serve(&mut self, cx: &mut Cx<'_>, waiter: u32, slot: &Slot) {
+        let (session, req) = (slot.id(), self.records[waiter].req);
+        let token = cx.hub.take_tokens(1);
+        let remaining_ms = self.promote(cx, waiter, token);
+        if self.records[waiter].is(REMEMBERED) {
+            slot.settle(req, granted(token, remaining_ms, 1));
+        }
+        cx.events.push(Event::Granted { session, req, token: Token(token), remaining_ms });
     }
 
     /// Records what time has done to a key: holders that have run out (the first ones, or all), a delay that is over.

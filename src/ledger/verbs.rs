@@ -313,6 +313,36 @@ impl Shard {
         Outcome::Annotated
     }
 
+    /// A grant ends, and the first waiter whose session has the name `to` gets the key under a new token. The queue is otherwise as before.
+    pub(super) fn give_to(&mut self, cx: &mut Cx<'_>, probe: &Probe<'_>, session: SessionId, token: Token, to: &str) -> Outcome {
+        let (now, hub) = (cx.now(), cx.hub);
+        let Some(slot) = hub.sessions.living(session, now) else { return refuse(Refusal::NoSession) };
+        let entry = self.find(probe);
+        let Some(record) = entry.and_then(|e| self.current(cx, e, session, slot, token)) else { return self.not_holder(entry) };
+        if self.records[record].kind() != 0 {
+            return refuse(Refusal::Invalid(Fault::Exclusive));
+        }
+        let entry = self.records[record].entry;
+        let mut waiter = self.extra(entry).map_or(NONE, |x| x.first);
+        let successor = loop {
+            if waiter == NONE {
+                return Outcome::NoSuccessor;
+            }
+            let r = &self.records[waiter];
+            let waits = !r.is(GROUP) && now < r.since;
+            if let Some(slot) = self.slot_of(cx, waiter).filter(|slot| waits && slot.lives(now))
+                && slot.body().name == to
+            {
+                break slot;
+            }
+            waiter = r.next();
+        };
+        self.remove_hold(cx, record);
+        self.serve(cx, waiter, successor);
+        self.pump(cx, entry);
+        Outcome::Released { left: 0 }
+    }
+
     /// A grant becomes that of another session, under a new token: whatever still carries the old one is fenced. The queue does
     /// not notice. One that has run out is lost instead.
     pub(super) fn hand_over(&mut self, cx: &mut Cx<'_>, record: u32, to: &Asker<'_>) -> bool {

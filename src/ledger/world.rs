@@ -119,6 +119,10 @@ impl<'h, S: Shards> World<'_, 'h, S> {
                 let (home, probe) = self.home(key);
                 self.shards.shard(home).annotate(&mut self.cx, &probe, session, *token, metadata)
             }
+            Op::HandOver { key, token, to } => {
+                let (home, probe) = self.home(key);
+                self.shards.shard(home).give_to(&mut self.cx, &probe, session, *token, to)
+            }
             Op::OpenSession { .. } | Op::TakeOver { .. } | Op::ForceRelease { .. } | Op::Revoke { .. } | Op::Tick => Outcome::Ticked,
         }
     }

@@ -246,6 +246,35 @@ impl Gate {
         }
     }
 
+    /// As [`Gate::resign`], but the successor is the node (or session) named `to`, which must be campaigning for the same office; those who
+    /// came before it go on waiting.
+    ///
+    /// # Errors
+    /// [`Status::Unavailable`] when nobody of that name is waiting: nothing was drained. When it left while the gate drained, the same, but
+    /// the office was given back and is whoever's comes next. Otherwise as [`Gate::resign`].
+    pub fn resign_to(&self, to: &str, timeout: Duration) -> Result<()> {
+        NodeId::new(to).map_err(|e| Error::new(e.status(), e.message().replace("node_id", "to")))?;
+        self.core.check()?;
+        check_may_block()?;
+        let key = match locked(&self.state.office).as_ref() {
+            Some(office) if office.held().is_some() => office.key.clone(),
+            _ => return Err(Error::new(Status::Misuse, format!("gate {} holds no office of its own", self.state.name()))),
+        };
+        let contenders = self.state.session.contenders(key.as_bytes())?;
+        if !contenders.waiters.iter().any(|w| w.node == to) {
+            return Err(Error::new(Status::Unavailable, format!("{to} does not wait for the office: nothing was done")));
+        }
+        self.drain(timeout)?;
+        let office = locked(&self.state.office).take();
+        match office.map(|office| office.give_to(&self.state.session, to)) {
+            Some(Ok(true)) => Ok(()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(false)) | None => {
+                Err(Error::new(Status::Unavailable, format!("{to} waits for the office no longer: it was given back")))
+            }
+        }
+    }
+
     /// The gate's state and counts; answered in every state.
     pub fn status(&self) -> GateStatus {
         self.state.status(&self.core)

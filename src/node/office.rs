@@ -93,10 +93,28 @@ impl Office {
         }
     }
 
+    /// Gives it to the node named `to`, or back when that one waits for it no longer. Whether it was given to that one.
+    pub(super) fn give_to(self, session: &Session, to: &str) -> Result<bool> {
+        let given = match self.phase {
+            Phase::Held(token) => {
+                let key = self.key.as_bytes();
+                session.hand_over(key, token, to).inspect_err(|_| session.release_later(key, token))?
+            }
+            _ => false,
+        };
+        if !given {
+            self.give_back(session)?;
+        }
+        Ok(given)
+    }
+
     /// Gives it back and waits for the answer.
     pub(super) fn give_back(self, session: &Session) -> Result<()> {
         match self.phase {
-            Phase::Held(token) => session.release(self.key.as_bytes(), token),
+            // Nobody looks after it from here on: it must not live on with the session.
+            Phase::Held(token) => {
+                session.release(self.key.as_bytes(), token).inspect_err(|_| session.release_later(self.key.as_bytes(), token))
+            }
             _ => {
                 self.leave(session);
                 Ok(())

@@ -298,6 +298,20 @@ impl Session {
         }
     }
 
+    /// Gives an exclusive lock, however often it is held, to a session named `to` that waits for it, past those who came before. False,
+    /// and nothing done, when there is none.
+    ///
+    /// # Errors
+    /// As [`Session::release`]; [`Status::InvalidArgument`] for a lock that is not exclusive.
+    pub fn hand_over(&self, key: &[u8], token: Token, to: &str) -> Result<bool> {
+        let session = self.ready()?;
+        let op = Op::HandOver { key: Key::new(key)?, token, to: to.to_owned() };
+        match self.core.engine.execute(&Request { session, seq: 0, op })? {
+            Outcome::NoSuccessor => Ok(false),
+            outcome => self.released(token, outcome).map(|()| true),
+        }
+    }
+
     /// Gives a lock back without waiting and without an answer: for destructors. It never blocks and never fails; should the
     /// release be lost, the lock is free when the grant's ttl has run out.
     pub fn release_later(&self, key: &[u8], token: Token) {

@@ -326,7 +326,6 @@ static void nodes(void) {
   REFUSED(TENURE_MISUSE, tenure_node_remove_member(node, text("b"), err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_join_token(n, text("b"), 60000, o.buf, sizeof o.buf, &o.needed, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_node_join_token(node, huge, 60000, o.buf, sizeof o.buf, &o.needed, err));
-  REFUSED(TENURE_BUFFER_TOO_SMALL, tenure_node_join_token(node, text("b"), 60000, o.buf, 64, &o.needed, err));
   REFUSED(TENURE_MISUSE, tenure_node_join_token(node, text("b"), 60000, o.buf, sizeof o.buf, &o.needed, err));
   BAD_HANDLE(tenure_node, n, node, stale_node, tenure_node_dispatch(n, 1, &o.needed, err));
   REFUSED(TENURE_MISUSE, tenure_node_dispatch(node, 1, &o.needed, err));
@@ -334,6 +333,8 @@ static void nodes(void) {
   for (size_t len = 0; len < 4; len++) {
     size_t needed = 0;
     memset(o.buf, 0x5a, sizeof o.buf);
+    CHECK_STATUS(TENURE_BUFFER_TOO_SMALL, tenure_node_join_token(node, text("b"), 60000, len ? o.buf : NULL, len, &needed, err));
+    CHECK(needed == 65);
     CHECK_STATUS(TENURE_BUFFER_TOO_SMALL, tenure_node_id(node, len ? o.buf : NULL, len, &needed, err));
     CHECK(needed == 5 && o.buf[0] == 0x5a);
   }
@@ -537,6 +538,11 @@ static void gates(void) {
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_cancel_drain(g, err));
   REFUSED(TENURE_MISUSE, tenure_gate_resign(gate, 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_resign(g, 0, err));
+  REFUSED(TENURE_MISUSE, tenure_gate_resign_to(gate, text("b"), 0, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_resign_to(gate, empty, 0, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_resign_to(gate, not_utf8, 0, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_gate_resign_to(gate, null_with_length, 0, err));
+  BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_resign_to(g, text("b"), 0, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_status(g, o.buf, sizeof o.buf, &o.needed, err));
   BAD_BUFFER(b, l, n, tenure_gate_status(gate, b, l, n, err));
   BAD_HANDLE(tenure_gate, g, gate, stale_gate, tenure_gate_close(g, err));

@@ -101,6 +101,8 @@ static void office(tenure_node node) {
   OK(tenure_gate_cancel_drain(gate, err));
   EVENTUALLY(tenure_gate_check(cell, NULL) == TENURE_GATE_GRANTED);
   CHECK(tenure_gate_finish(&p) == TENURE_GATE_HELD);
+  CHECK_STATUS(TENURE_UNAVAILABLE, tenure_gate_resign_to(gate, text("nobody"), 10000, err));
+  CHECK(tenure_gate_check(cell, NULL) == TENURE_GATE_GRANTED);
   OK(tenure_gate_resign(gate, 10000, err));
   CHECK(tenure_gate_enter(cell, &p) == TENURE_GATE_DRAINING);
   OK(tenure_session_holder(session_of(node), text("office"), name, sizeof name, NULL, &token, NULL, err));

@@ -158,6 +158,7 @@ int main(void) {
   POISONS(tenure_gate_drain(gate, 0, err));
   POISONS(tenure_gate_cancel_drain(gate, err));
   POISONS(tenure_gate_resign(gate, 0, err));
+  POISONS(tenure_gate_resign_to(gate, text("b"), 0, err));
   POISONS(tenure_gate_status(gate, buf, sizeof buf, &needed, err));
   POISONS(tenure_gate_close(gate, err));
   CHECK(calls == 0);

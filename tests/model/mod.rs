@@ -312,17 +312,22 @@ impl Model {
             } else if over {
                 self.end_wait(key, place.id, WaitEnd::Timeout);
             } else if free {
-                self.counter += 1;
-                let remaining_ms = self.promote(key, self.counter);
-                let token = Token(self.counter);
-                if place.seq {
-                    self.settle(place.session, place.req, Outcome::Granted { token, remaining_ms, depth: 1 });
-                }
-                self.events.push(Event::Granted { session: SessionId(place.session), req: place.req, token, remaining_ms });
+                self.serve(key, &place);
             } else {
                 return;
             }
         }
+    }
+
+    fn serve(&mut self, key: &Key, place: &Place) {
+        self.counter += 1;
+        let at = self.locks[key].queue.iter().position(|p| p.id == place.id).unwrap();
+        let remaining_ms = self.promote(key, at, self.counter);
+        let token = Token(self.counter);
+        if place.seq {
+            self.settle(place.session, place.req, Outcome::Granted { token, remaining_ms, depth: 1 });
+        }
+        self.events.push(Event::Granted { session: SessionId(place.session), req: place.req, token, remaining_ms });
     }
 
     fn wait_end(&self, session: u64) -> WaitEnd {
@@ -332,10 +337,10 @@ impl Model {
         }
     }
 
-    fn promote(&mut self, key: &Key, token: u64) -> u64 {
+    fn promote(&mut self, key: &Key, at: usize, token: u64) -> u64 {
         let now = self.now;
         let lock = self.locks.get_mut(key).unwrap();
-        let p = lock.queue.remove(0);
+        let p = lock.queue.remove(at);
         let hold = Hold { id: token, session: p.session, at: now, since: now, req: p.req, depth: 1, spec: p.spec, revoke_at: None };
         lock.holds.push(hold.clone());
         self.remaining(&hold)
@@ -366,7 +371,7 @@ impl Model {
             let token = self.counter + 1;
             self.counter += keys.len() as u64;
             let seq = self.locks[&keys[0]].queue[0].seq;
-            let left: Vec<u64> = keys.iter().zip(token..).map(|(k, t)| self.promote(k, t)).collect();
+            let left: Vec<u64> = keys.iter().zip(token..).map(|(k, t)| self.promote(k, 0, t)).collect();
             let remaining_ms = left.into_iter().min().unwrap();
             if seq {
                 self.settle(session, req, Outcome::Granted { token: Token(token), remaining_ms, depth: 1 });
@@ -594,6 +599,7 @@ impl Model {
                     None => Outcome::NotHolder { current },
                 }
             }
+            Op::HandOver { key, token, to } => self.hand_over(id, key, *token, to),
             Op::Orch(_) => unreachable!("the model of locks is given none"),
             Op::OpenSession { .. } | Op::TakeOver { .. } | Op::ForceRelease { .. } | Op::Revoke { .. } | Op::Tick | Op::Promise(_) => {
                 unreachable!()
@@ -744,6 +750,24 @@ impl Model {
             return Outcome::Released { left: lock.holds[at].depth };
         }
         lock.holds.remove(at);
+        self.pump(key);
+        Outcome::Released { left: 0 }
+    }
+
+    fn hand_over(&mut self, id: u64, key: &Key, token: Token, to: &str) -> Outcome {
+        let Some(lock) = self.locks.get(key) else { return Outcome::NotHolder { current: Token(0) } };
+        let Some(hold) = lock.holds.iter().find(|h| h.id == token.0 && h.session == id) else {
+            return Outcome::NotHolder { current: Token(lock.holds.first().map_or(0, |h| h.id)) };
+        };
+        if hold.spec.mode != Mode::Exclusive {
+            return Outcome::Refused(Refusal::Invalid(Fault::Exclusive));
+        }
+        let queue = lock.queue.clone();
+        let now = self.now;
+        let waits = |p: &Place| p.group.is_none() && p.until > now && self.alive(p.session) && self.sessions[&p.session].name == to;
+        let Some(place) = queue.into_iter().find(waits) else { return Outcome::NoSuccessor };
+        self.locks.get_mut(key).unwrap().holds.clear();
+        self.serve(key, &place);
         self.pump(key);
         Outcome::Released { left: 0 }
     }

@@ -54,6 +54,28 @@ class Calls:
     def remaining(self, token: int) -> float:
         return self.grants[token].remaining
 
+    def campaign(self, office: str, ttl: float) -> None:
+        self.gate = self.node.gate("gate")
+        self.gate.hold(office, ttl)
+
+    def epoch(self) -> int | None:
+        """That of its gate, if a write would be let in."""
+        return self.gate.require() if self.gate.check() else None
+
+    def resign_to(self, node: str) -> None:
+        self.gate.resign_to(node, 60.0)
+
+    def govern(self, key: str, ttl: float) -> int:
+        """Becomes the granter, unless another one is; then it raises HeldError."""
+        self.granter = self.node.granter(key, ttl=ttl, timeout=0)
+        return self.granter.term
+
+    def promote(self, office: str, holder: str) -> int:
+        return self.granter.promote(office, holder)
+
+    def send(self, office: str, ttl: float, nonce: int) -> Any:
+        return self.granter.heartbeat(office, ttl, nonce)
+
     def seen(self) -> list[dict[str, Any]]:
         return list(self.events)
 

@@ -1,6 +1,6 @@
 //! Three members in three processes on this machine, beside three etcd and three ZooKeeper servers on the same directory.
 //!
-//! `tenure-bench-cluster cluster|failover DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
+//! `tenure-bench-cluster cluster|failover|switch DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
 //! and prints one JSON line a figure: medians of the rounds. It ends only what it has started.
 
 mod etcd;
@@ -30,20 +30,21 @@ fn main() -> Res<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["member", ref rest @ ..] => member::run(rest),
-        [group @ ("cluster" | "failover"), dir, ref rest @ ..] => {
+        [group @ ("cluster" | "failover" | "switch"), dir, ref rest @ ..] => {
             let rounds = rest.first().map_or(Ok(3), |r| r.parse())?;
             let seconds = rest.get(1).map_or(Ok(2.0), |s| s.parse())?;
             let dir = Path::new(dir).join(format!("tenure-bench-{}", std::process::id()));
             std::fs::create_dir_all(&dir)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let done = match group {
+                "switch" => switch(&dir),
                 "cluster" => runtime.block_on(cluster(&dir, rounds, seconds)),
                 _ => runtime.block_on(failover(&dir, rounds)),
             };
             std::fs::remove_dir_all(&dir)?;
             done
         }
-        _ => Err(wrong("tenure-bench-cluster cluster|failover DIRECTORY [ROUNDS [SECONDS]]")),
+        _ => Err(wrong("tenure-bench-cluster cluster|failover|switch DIRECTORY [ROUNDS [SECONDS]]")),
     }
 }
 
@@ -140,7 +141,18 @@ async fn full(dir: &Path, locks: u64, peer: bool) -> Res<()> {
     Ok(())
 }
 
+/// Planned switches of an office between the members, under writes. Without a hand-over a successor waits for the lease to end.
+fn switch(dir: &Path) -> Res<()> {
+    const TTL_US: f64 = 3e6;
+    let mut members = Members::start(3, &dir.join("switch"), Kind::Default)?;
+    let gaps = latencies(members.switches(60)?.into_iter().map(|us| us * 1_000).collect());
+    stats::print("failover.planned_switch_p50", "us", gaps.p50, "the lease's ttl", TTL_US, 1);
+    stats::print("failover.planned_switch_p99", "us", gaps.p99, "the lease's ttl", TTL_US, 1);
+    Ok(())
+}
+
 async fn failover(dir: &Path, rounds: usize) -> Res<()> {
+    switch(dir)?;
     let mut figures = Medians::default();
     for (label, kind, timing) in [("default", Kind::Default, (100, 1000)), ("tuned", Kind::Tuned, (20, 200))] {
         for turn in 0..rounds.max(3) {

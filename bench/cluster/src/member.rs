@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use tenure::base::{Config, Status, Token};
-use tenure::node::{LockOptions, Node, Renew, Session};
+use tenure::base::{Clock, Config, Status, SystemClock, Token};
+use tenure::gate::Verdict;
+use tenure::node::{Gate, LockOptions, Node, Renew, Session};
 
 use super::{Res, latencies, wrong};
 
@@ -19,6 +20,7 @@ pub fn run(settings: &[&str]) -> Res<()> {
         config.set(name, value)?;
     }
     let node = Node::open(&config)?;
+    let mut gate = None;
     for line in std::io::stdin().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -37,6 +39,19 @@ pub fn run(settings: &[&str]) -> Res<()> {
                 holder.is_some().to_string()
             }
             ["grant", key] => grant(&node, key)?,
+            ["campaign", office] => {
+                gate.insert(node.gate("bench", &Config::new())?).hold(office.as_bytes(), Duration::from_secs(3))?;
+                "ok".to_owned()
+            }
+            ["queued", office, count] => {
+                let (start, count) = (Instant::now(), count.parse()?);
+                while node.session().contenders(office.as_bytes())?.waiters.len() != count && start.elapsed() < LIMIT {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                "ok".to_owned()
+            }
+            ["serves"] => serves(gate.as_ref())?,
+            ["resign", to, office] => resign(gate.as_ref(), to, office)?,
             _ => break,
         };
         println!("{answer}");
@@ -54,6 +69,49 @@ fn grant(node: &Node, key: &str) -> Res<String> {
         }
     }
     Err(wrong("no grant"))
+}
+
+fn now_us() -> u64 {
+    let clock = SystemClock;
+    clock.monotonic_ns() / 1_000
+}
+
+/// Waits for the office; when the first write was let in, us of a clock that all processes share.
+fn serves(gate: Option<&Gate>) -> Res<String> {
+    let (gate, start) = (gate.ok_or_else(|| wrong("no gate"))?, Instant::now());
+    while start.elapsed() < LIMIT {
+        if gate.enter().is_ok_and(|permit| permit.finish() == Verdict::Held) {
+            return Ok(now_us().to_string());
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    Err(wrong("not in office within a minute"))
+}
+
+/// Hands the office over while another thread writes; when its last write was acknowledged. Then it queues up again.
+fn resign(gate: Option<&Gate>, to: &str, office: &str) -> Res<String> {
+    let gate = gate.ok_or_else(|| wrong("no gate"))?;
+    let stop = AtomicBool::new(false);
+    let last = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut last = 0;
+            while !stop.load(SeqCst) {
+                if gate.enter().is_ok_and(|permit| permit.finish() == Verdict::Held) {
+                    last = now_us();
+                }
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            last
+        });
+        std::thread::sleep(Duration::from_millis(5));
+        let resigned = gate.resign_to(to, LIMIT);
+        stop.store(true, SeqCst);
+        let last = writer.join().map_err(|_| wrong("the writer panicked"))?;
+        resigned?;
+        Res::Ok(last)
+    })?;
+    gate.hold(office.as_bytes(), Duration::from_secs(3))?;
+    Ok(last.to_string())
 }
 
 struct Tally {

@@ -112,6 +112,27 @@ impl Members {
         Err(wrong("no leader within a minute"))
     }
 
+    /// Hands an office around; from the last write that the one acknowledged to the first that the next let in, us.
+    pub fn switches(&mut self, count: usize) -> Res<Vec<u64>> {
+        let number = |words: Vec<String>| -> Res<u64> { Ok(words.first().ok_or_else(|| wrong("no answer"))?.parse()?) };
+        let all = self.members.len();
+        self.members[0].ask("campaign bench/office")?;
+        number(self.members[0].ask("serves")?)?;
+        for member in &mut self.members[1..] {
+            member.ask("campaign bench/office")?;
+        }
+        let mut gaps = Vec::new();
+        for i in 0..count {
+            let (from, to) = (i % all, (i + 1) % all);
+            self.members[from].ask(&format!("queued bench/office {}", all - 1))?;
+            self.members[to].tell("serves")?;
+            let last = number(self.members[from].ask(&format!("resign n{to} bench/office"))?)?;
+            let first = number(self.members[to].answer()?)?;
+            gaps.push(first.checked_sub(last).ok_or_else(|| wrong("two in office at once"))?);
+        }
+        Ok(gaps)
+    }
+
     fn processes(&self) -> Vec<u32> {
         self.members.iter().map(|m| m.child.id()).collect()
     }

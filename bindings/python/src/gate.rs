@@ -178,6 +178,12 @@ impl Gate {
         self.patiently(py, timeout, |g, slice| g.resign(slice))
     }
 
+    /// The same, with a successor of this name.
+    fn resign_to(&self, py: Python<'_>, node: &str, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        let timeout = args::duration("timeout", timeout)?;
+        self.patiently(py, timeout, |g, slice| g.resign_to(node, slice))
+    }
+
     /// What the gate says of itself, as JSON.
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         let gate = self.inner.get(py)?;

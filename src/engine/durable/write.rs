@@ -108,6 +108,7 @@ fn size(request: &Request) -> usize {
         Op::Revoke { key, why, .. } => key.as_bytes().len() + why.len(),
         Op::Annotate { key, metadata, .. } => key.as_bytes().len() + metadata.len(),
         Op::TakeOver { name, .. } => name.len() + 32,
+        Op::HandOver { key, to, .. } => key.as_bytes().len() + to.len(),
         Op::RenewSession | Op::CloseSession | Op::ReleaseAll | Op::Tick => 0,
         Op::Promise(op) => op.bytes(),
     }

@@ -286,6 +286,7 @@ impl Desk {
             Op::Orch(_) => out.fail(done, unsupported("orchestrator")),
             Op::Revoke { .. } => out.fail(done, unsupported("revoke")),
             Op::Annotate { .. } => out.fail(done, unsupported("annotate")),
+            Op::HandOver { .. } => out.fail(done, unsupported("resign_to")),
             Op::TakeOver { .. } => out.fail(done, unsupported("take_over")),
             Op::CloseSession if !known => out.answer(done, Outcome::Closed),
             _ if !known => out.answer(done, Outcome::Refused(Refusal::NoSession)),
