@@ -112,9 +112,10 @@ impl Session {
     /// Says whether at least `left` of a grant is left in the holder's own view, asking nobody: before a step that takes so long.
     ///
     /// # Errors
-    /// [`Status::Expired`] when less is left, or nothing.
+    /// [`Status::Expired`] when less is left, or nothing; [`Status::InvalidArgument`] for the key.
     pub fn ensure(&self, key: &[u8], token: Token, left: Duration) -> Result<Duration> {
         self.check()?;
+        Key::new(key)?;
         match self.remaining(key, token) {
             Duration::ZERO => Err(Error::new(Status::Expired, "the grant is not held any more").with_token(token.0)),
             have if have < left => {
