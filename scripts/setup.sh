@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs what is missing: Debian packages when run as root, Python tools into a virtual environment.
-# Usage: setup.sh VENV [etcd]: with the word, also what the etcd adapter is built and tested with.
+# Usage: setup.sh VENV [etcd|faults]: with the word, also what the etcd adapter is built and tested with, or what cuts networks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -14,11 +14,16 @@ has_command g++ g++
 has_command cmake cmake
 has_command pkg-config pkg-config
 has_command redis-cli redis-tools
+has_command openssl openssl
 has_command column bsdextrautils
 has_file /usr/include/rocksdb/db.h librocksdb-dev
 if [ "${2:-}" = etcd ]; then
   has_command protoc protobuf-compiler
   has_command etcd etcd-server
+fi
+if [ "${2:-}" = faults ] && [ "$(id -u)" = 0 ]; then
+  has_command ip iproute2
+  has_command nft nftables
 fi
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 

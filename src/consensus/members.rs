@@ -11,7 +11,7 @@ use openraft::raft::ClientWriteResult;
 
 use super::change::{self, Note};
 use super::core::{Core, Role, now};
-use super::queue::unavailable;
+use super::queue::{unavailable, unreached};
 use super::serve::fatal;
 use super::types::{Command, Config, Member, Reply};
 use super::wire::{Answer, Ask, Lane, Order, Sender, number_of};
@@ -371,7 +371,7 @@ pub(super) async fn order(core: Arc<Core>, order: Order) -> Result<()> {
                 Some(member) => match core.ask(&member, Lane::Client, &Ask::Order(order.clone()), &[], core.options.timeout).await {
                     Ok(Answer::Done) => Ok(()),
                     Ok(_) => Err(unavailable("the leader has changed")),
-                    Err(error) => Err(error),
+                    Err(error) => Err(unreached(error)),
                 },
                 None => Err(unavailable("the leader is not known")),
             },

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::runtime::Handle;
@@ -15,7 +16,7 @@ use super::log::Log;
 use super::machine::{Live, Machine, Observer, Shared};
 use super::members;
 use super::network::Links;
-use super::queue::{Done, unavailable};
+use super::queue::{Done, unavailable, unreached};
 use super::roster::Sighting;
 use super::serve;
 use super::snapshot;
@@ -485,7 +486,7 @@ pub(super) async fn linearize(core: &Arc<Core>) -> Result<()> {
                 let waited = raft.wait(Some(left)).applied_index_at_least(Some(index), "read").await;
                 return waited.map(drop).map_err(|e| unavailable(e.to_string()));
             }
-            Err(error) if left.is_zero() => return Err(error),
+            Err(error) if left.is_zero() => return Err(unreached(error)),
             Err(_) => tokio::time::sleep(READ_PAUSE.min(left)).await,
         }
     }
@@ -505,8 +506,12 @@ pub(super) fn status(core: &Core) -> Status {
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
     let voters: Vec<u64> = membership.voter_ids().collect();
-    status.leader = metrics.current_leader.and_then(|n| membership.get_node(&n)).map(|m| m.name.clone());
-    status.leads = metrics.state.is_leader();
+    // A leader that no majority answers keeps its state in openraft, takes nothing more, and cannot know whether it was replaced.
+    let lease = core.options.timing.election_max + core.options.timing.heartbeat;
+    let heard = voters.len() == 1 || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < lease);
+    status.leads = metrics.state.is_leader() && heard;
+    let leader = metrics.current_leader.filter(|n| status.leads || *n != core.number);
+    status.leader = leader.and_then(|n| membership.get_node(&n)).map(|m| m.name.clone());
     status.term = metrics.current_term;
     status.log_end = metrics.last_log_index.map_or(0, |i| i + 1);
     status.purged_end = metrics.purged.map_or(0, |p| p.index + 1);

@@ -312,6 +312,11 @@ impl Queue {
     }
 }
 
+/// What a caller hears of a leader that could not be asked: between members [`Status::Io`] says that the question was never sent.
+pub(super) fn unreached(error: Error) -> Error {
+    if error.status() == Status::Io { unavailable(error.message().to_owned()) } else { error }
+}
+
 pub(super) fn unavailable(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Status::Unavailable, why)
 }

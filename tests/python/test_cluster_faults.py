@@ -1,6 +1,6 @@
 """Members that are killed and stopped while processes work under the cluster's locks: what was acknowledged stays, and none overlap.
 
-Seeds are printed; ``SEEDS=7,8`` picks others. Nothing here needs root: see ``test_cluster_network.py`` for cut networks.
+Seeds are printed; ``FAULT_SEEDS=7,8`` picks others. Nothing here needs root: see ``test_cluster_network.py`` for cut networks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from test_cluster import acquired
 from test_cluster_members import poisoned
 from workload import Resource, check, history
 
-SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "1").split(",")]
+SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split(",")]
 KEYS = ["a", "b", "c"]
 TTL = 1.5
 CLIENT = {"request_timeout": 5.0, "session_ttl": 3.0}
@@ -32,9 +32,10 @@ CLIENT = {"request_timeout": 5.0, "session_ttl": 3.0}
 class Site:
     """A cluster, a resource, and processes that write to it under the cluster's locks: the members, and clients."""
 
-    def __init__(self, cluster: Cluster, clients: int = 2, fenced: bool = True) -> None:
+    def __init__(self, cluster: Cluster, clients: int = 2, **settings: object) -> None:
         self.cluster = cluster
-        self.resource = Resource(fenced)
+        self.resource = Resource()
+        self.settings = settings
         self.where = cluster.where
         self.clients = clients
         self.workers: list[Member] = []
@@ -43,7 +44,7 @@ class Site:
     def __enter__(self) -> Site:
         self.resource.__enter__()
         for i in range(self.clients):
-            settings = {"node_id": f"w{i}", "connect": ",".join(self.cluster.addresses), **CLIENT}
+            settings = {"node_id": f"w{i}", "connect": ",".join(self.cluster.addresses), **CLIENT, **self.settings}
             self.workers.append(Member(settings, self.where / f"w{i}.log", self.cluster.prefix(f"w{i}")))
         for worker in self.workers:
             worker.opened.result(LIMIT)

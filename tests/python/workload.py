@@ -27,8 +27,7 @@ class Resource:
     Each key has a list of what was added to it, rewritten as a whole: two writers at once would lose some of it.
     """
 
-    def __init__(self, fenced: bool = True) -> None:
-        self.fenced = fenced
+    def __init__(self) -> None:
         self.values: dict[str, list[int]] = {}
         self._tokens: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -54,7 +53,7 @@ class Resource:
     def answer(self, key: str, token: int, value: list[int] | None = None) -> Any:
         """To a read: what is there, or nothing when a higher token was here. To a write: whether it was done."""
         with self._lock:
-            if self.fenced and self._tokens.get(key, 0) > token:
+            if self._tokens.get(key, 0) > token:
                 return None
             self._tokens[key] = max(self._tokens.get(key, 0), token)
             if value is not None:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,64 +22,16 @@ import redis
 from typing_extensions import Self
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "bindings/cpp/examples/kvgate")]
+sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "bindings/cpp/examples/kvgate"), str(ROOT / "tests/python")]
 
 from controller import Controller  # noqa: E402
 from history import Verdict, Write, check  # noqa: E402
 from kvgate import BLOCKED, UNCERTAIN, Server, free_port, wait_until  # noqa: E402
 
+from netns import Network  # noqa: E402
+
 NAMES = ("a", "b", "c")
 CPU_CGROUP = Path("/sys/fs/cgroup/cpu")
-
-
-class Network:
-    """A network namespace a server, on one bridge; only for root. Without it a server is on loopback."""
-
-    def __init__(self) -> None:
-        self.tag = f"{os.getpid() % 100000:x}"
-        self.subnet = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
-        self.names: list[str] = []
-        self.usable = os.geteuid() == 0 and self._ip("link", "add", f"kvb{self.tag}", "type", "bridge")
-        if self.usable:
-            self.usable = self._ip("addr", "add", f"{self.subnet}.254/24", "dev", f"kvb{self.tag}") and self._ip(
-                "link", "set", f"kvb{self.tag}", "up"
-            )
-
-    @staticmethod
-    def _ip(*words: str) -> bool:
-        with contextlib.suppress(OSError):
-            return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
-        return False
-
-    def add(self, name: str) -> tuple[str, list[str]]:
-        """The server's address, and what its command line starts with."""
-        if not self.usable:
-            return "127.0.0.1", []
-        space, outer, inner = f"kv{self.tag}{name}", f"kvo{self.tag}{name}", f"kvi{self.tag}{name}"
-        address = f"{self.subnet}.{len(self.names) + 1}"
-        self.names.append(name)
-        made = (
-            self._ip("netns", "add", space)
-            and self._ip("link", "add", outer, "type", "veth", "peer", "name", inner)
-            and self._ip("link", "set", inner, "netns", space)
-            and self._ip("link", "set", outer, "master", f"kvb{self.tag}")
-            and self._ip("link", "set", outer, "up")
-            and self._ip("-n", space, "addr", "add", f"{address}/24", "dev", inner)
-            and self._ip("-n", space, "link", "set", inner, "up")
-            and self._ip("-n", space, "link", "set", "lo", "up")
-        )
-        if not made:
-            raise RuntimeError("the network namespace could not be made")
-        return address, ["ip", "netns", "exec", space]
-
-    def cut(self, name: str, cut: bool) -> None:
-        self._ip("link", "set", f"kvo{self.tag}{name}", "down" if cut else "up")
-
-    def close(self) -> None:
-        for name in self.names:
-            self._ip("link", "del", f"kvo{self.tag}{name}")
-            self._ip("netns", "del", f"kv{self.tag}{name}")
-        self._ip("link", "del", f"kvb{self.tag}")
 
 
 class Writer:
@@ -136,7 +87,7 @@ class Run:
         self.gated = gated
         self.ttl = ttl
         self.random = random.Random(seed)
-        self.network = Network()
+        self.network = Network("kv")
         self.injected: Counter[str] = Counter()
         self.ended = threading.Event()
         self.cut_off: set[str] = set()
