@@ -33,6 +33,10 @@ server: setup lib ## build the Kvrocks-style example server
 demo: server ## a real database, gated: the split-brain story with and without the gate (< 2 min once built)
 	@$(PY) demo/demo.py
 
+.PHONY: demo-orchestrator
+demo-orchestrator: server python ## three nodes with skewed clocks, one compaction schedule: runs a tick, a killed runner (< 2 min once built)
+	@$(PY) demo/orchestrator.py
+
 .PHONY: test
 test: verify test-rust test-python ## all tests, all set-up included
 	@echo "all tests passed"
@@ -65,6 +69,12 @@ mutants: ## plant known mistakes into the core, one after the other; all must be
 .PHONY: fuzz
 fuzz: ## feed every decoder with made-up bytes, SECONDS=60 each; TARGETS=entry picks
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
+
+.PHONY: test-orchestrator
+test-orchestrator: python ## the orchestrator under faults at length: SEEDS (10000) stories, KILLS (50) of runner and leader, three known defects
+	@TENURE_SEEDS=$(or $(SEEDS),10000) cargo test -q --test orchestrator_faults
+	@TENURE_KILLS=$(or $(KILLS),50) $(PY) -m pytest -q -s tests/python/test_orchestrator_kills.py
+	@python3 scripts/mutants.py claim-without-check run-without-token-check tick-from-wall-clock
 
 .PHONY: verify
 verify: setup ## read-only checks: format, lints, types, layering

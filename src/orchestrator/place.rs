@@ -15,6 +15,20 @@ pub fn place(workers: &[Worker], schedule: &Schedule, target: &str, only: Option
     best.map(|w| w.session)
 }
 
+/// As [`place`], for a run that `lost_by` has lost: to another one if there is any, since a worker that is gone is known as such only when its
+/// session ends.
+pub fn place_again(
+    workers: &[Worker],
+    schedule: &Schedule,
+    target: &str,
+    only: Option<&[String]>,
+    lost_by: Option<SessionId>,
+) -> Option<SessionId> {
+    let others: Vec<Worker> = workers.iter().filter(|w| Some(w.session) != lost_by).cloned().collect();
+    let other = lost_by.and_then(|_| place(&others, schedule, target, only));
+    other.or_else(|| place(workers, schedule, target, only))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +58,11 @@ mod tests {
             assert!(before == 1 || before == after, "{n} moved from {before} to {after}");
         }
         assert!(counts[1..].iter().all(|c| (120..280).contains(c)), "{counts:?}");
+        let first = place(&all, &schedule(0), "", None);
+        let second = place_again(&all, &schedule(0), "", None, first);
+        assert!(second.is_some() && second != first);
+        let alone: Vec<Worker> = all.iter().filter(|w| Some(w.session) == first).cloned().collect();
+        assert_eq!(place_again(&alone, &schedule(0), "", None, first), first);
         assert_eq!(place(&all, &Schedule { min_version: 2, ..schedule(0) }, "", None), None);
         assert_eq!(place(&all, &schedule(0), "", Some(&["node3".to_owned()])), Some(SessionId(3)));
     }

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::base::SessionId;
 use crate::base::planted::planted;
 use crate::ledger::orch::{Claim, Entry, OrchAnswer, OrchOp, Pause, Reason, RunState, Schedule, Scope, State, View, Worker};
 
 use super::calendar::Calendar;
 use super::due::judge;
-use super::place::place;
+use super::place::{place, place_again};
 
 /// How long a refused proposal rests before it is made again, ms, unless something changes sooner.
 const REST_MS: i64 = 250;
@@ -29,6 +30,8 @@ struct Waiting {
     due_at: Option<u64>,
     force: bool,
     since: u64,
+    /// Who lost it last.
+    lost_by: Option<SessionId>,
 }
 
 /// What has changed in the ledger since a version.
@@ -69,6 +72,7 @@ impl Changes {
                 due_at: (r.state == RunState::Due).then(|| local_ms + r.until.saturating_sub(clock)),
                 force: r.force,
                 since: local_ms.saturating_sub(clock.saturating_sub(r.since)),
+                lost_by: (r.lost > 0).then_some(r.worker),
             })
         };
         let copy = |entry: &Entry| Copy {
@@ -337,7 +341,7 @@ fn wishes(
             continue;
         }
         let only = targets.iter().find(|t| t.name == run.target).and_then(|t| t.only.clone());
-        match place(workers, &definition, &run.target, only.as_deref()) {
+        match place_again(workers, &definition, &run.target, only.as_deref(), run.lost_by) {
             None => again = earliest(again, Some(now_ms + NOBODY_MS)),
             Some(worker) => out.push(Wish {
                 priority: ageing(local_ms.saturating_sub(run.since) as i64),

@@ -320,6 +320,14 @@ def test_redis_cluster_client(server: Server) -> None:
         assert client.get("key") == b"value"
 
 
+def test_compact_leaves_what_was_written(open_server: Server) -> None:
+    with open_server.client() as client:
+        client.mset({f"k{i}": i for i in range(500)})
+        client.delete("k7")
+        assert client.execute_command("COMPACT")
+        assert (client.get("k8"), client.get("k7")) == (b"8", None)
+
+
 def test_redis_cli_and_benchmark(open_server: Server) -> None:
     port = str(open_server.port)
     for tool in ("redis-cli", "redis-benchmark"):

@@ -304,6 +304,15 @@ void debug(Call& call) {
   }
 }
 
+void compact(Call& call) {
+  const rocksdb::Status status = call.server.storage().compact();
+  if (status.ok()) {
+    reply_simple(call.out, "OK");
+  } else {
+    reply_error(call.out, "ERR compaction failed: " + status.ToString());
+  }
+}
+
 void shutdown(Call& call) {
   call.connection.closing = true;
   call.server.request_shutdown();
@@ -330,6 +339,7 @@ const std::vector<CommandSpec>& server_commands() {
       {"lastepoch", 1, 0, 0, 0, 0, last_epoch},
       {"metrics", 1, 0, 0, 0, 0, metrics},
       {"debug", -2, kWorkerLane | kNotInMulti, 0, 0, 0, debug},
+      {"compact", 1, kWorkerLane | kNotInMulti, 0, 0, 0, compact},
       {"shutdown", -1, kControlLane | kNotInMulti, 0, 0, 0, shutdown},
       // Handled before a command is run: they decide how the others are.
       {"evalwrites", -4, kWorkerLane | kNotInMulti, 0, 0, 0, nullptr},

@@ -269,6 +269,14 @@ bool Storage::replace(const std::string& path, std::string& error) {
   return error.empty();
 }
 
+rocksdb::Status Storage::compact() {
+  const Use held = use();
+  rocksdb::CompactRangeOptions options;
+  // Also what lies in the lowest level already: the caller wants the work done.
+  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+  return db_->CompactRange(options, nullptr, nullptr);
+}
+
 rocksdb::Status Storage::stall(uint64_t milliseconds) {
   const rocksdb::Status locked = db_->LockWAL();
   if (!locked.ok()) return locked;

@@ -118,6 +118,9 @@ class Storage {
   // Puts the database in `path` (a checkpoint of a master's) in the place of this one. Refused when its epoch is behind.
   bool replace(const std::string& path, std::string& error);
 
+  // Flushes what is in memory and compacts all levels. Returns when it is done.
+  rocksdb::Status compact();
+
   // Holds RocksDB's write-ahead log locked for `milliseconds`: a write stall made to order.
   rocksdb::Status stall(uint64_t milliseconds);
 
