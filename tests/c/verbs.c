@@ -210,8 +210,14 @@ static void eventfd(void) {
   }
   EVENTUALLY(readable(fd));
   CHECK(atomic_load(&x.calls) == 0);
-  OK(tenure_node_dispatch(node, 2, &done, err));
-  CHECK(done == 2 && atomic_load(&x.calls) == 2 && readable(fd) && pthread_equal(x.thread, pthread_self()));
+  /* On a disk they become due one after the other. */
+  for (size_t all = 0; all < 2; all += done) {
+    EVENTUALLY(readable(fd));
+    OK(tenure_node_dispatch(node, 2 - all, &done, err));
+    CHECK(done >= 1 && done <= 2 - all);
+  }
+  CHECK(atomic_load(&x.calls) == 2 && pthread_equal(x.thread, pthread_self()));
+  EVENTUALLY(readable(fd));
   OK(tenure_node_dispatch(node, 2, &done, err));
   CHECK(done == 1 && atomic_load(&x.calls) == 3 && !readable(fd));
   /* In a callback that dispatch runs, waiting is refused as well. */
