@@ -83,6 +83,7 @@ impl GateCore {
             return Ok(self.decline(Refusal::Expired, now.moment));
         }
         self.remember(epoch)?;
+        self.count.round_trip_ns = Some(sent.elapsed_ns(now.moment));
         self.adopt(epoch, end, crate::base::clock::holder_ttl(ttl_ns), now, events);
         Ok(self.reply(true, None, now.moment))
     }
@@ -315,6 +316,7 @@ impl GateCore {
             refused: refusals.by_reason,
             passed: refusals.passed,
             uncertain: refusals.uncertain,
+            round_trip_us: self.count.round_trip_ns.map(|ns| ns / 1_000),
             least_remaining_us: self.count.least_remaining_ns.map(|ns| ns / 1_000),
             least_margin_us: stats::least_margin(self.cell).map(|ns| ns / 1_000),
             longest_gap_us: self.count.longest_gap_ns / 1_000,

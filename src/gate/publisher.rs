@@ -56,6 +56,7 @@ pub(super) struct Counters {
     pub(super) clock_fallbacks: u64,
     pub(super) distrusts: u64,
     pub(super) least_remaining_ns: Option<u64>,
+    pub(super) round_trip_ns: Option<u64>,
     pub(super) longest_gap_ns: u64,
 }
 

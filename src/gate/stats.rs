@@ -75,6 +75,8 @@ pub struct GateStatus {
     pub passed: u64,
     /// Writes that finished without a provably valid lease (late acknowledgements avoided).
     pub uncertain: u64,
+    /// From the sending of the last renewal (or the making of its heartbeat's nonce) to its acceptance: so much of a lease was over when it came.
+    pub round_trip_us: Option<u64>,
     /// Least time that was left of a lease when its renewal came, us; `None` before the first renewal.
     pub least_remaining_us: Option<u64>,
     /// Least time that was left of the published deadline (at most the leash) at a finish that held, us. Finishes through the header

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,9 +30,9 @@ def until() -> Callable[..., None]:
 def program() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``program(code, *arguments)`` runs Python code in a process of its own; it must end within ``seconds``."""
 
-    def run(code: str, *arguments: str, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def run(code: str, *arguments: str, seconds: float = 30.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-X", "dev", "-c", code, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=cwd)
 
     return run
 

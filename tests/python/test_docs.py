@@ -20,8 +20,8 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize("text", SNIPPETS)
-def test_a_snippet_runs(program, text):
-    ended = program(text)
+def test_a_snippet_runs(program, text, tmp_path):
+    ended = program(text, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -33,6 +33,46 @@ def test_the_readme_compiles_and_runs(tmp_path, language, compiler, standard):
     prefix = native.installed("capi", tmp_path / "prefix")
     program = native.compile_program(prefix, [str(source)], tmp_path / "readme", standard, compiler=compiler)
     native.run([program])
+
+
+GUIDED = """
+struct Batch {
+  uint64_t epoch = 0;
+  void stamp(uint64_t e) { epoch = e; }
+};
+struct Database {
+  uint64_t written = 0;
+  Server* closing = nullptr;
+  void write(const Batch& batch) {
+    written = batch.epoch;
+    if (closing) (void)closing->gate.observe(batch.epoch + 1, "another");
+  }
+};
+int main(int, char** argv) {
+  auto server = Server::start(argv[1], "a");
+  if (!server || !server->gate.set_mode("block-write")) return 1;
+  Database db;
+  if (write(*server, db, Batch{}) != "-MASTERLEASE master lease never_granted" || db.written) return 2;
+  auto beat = heartbeat(*server, 7, 60000, server->gate.next_nonce().value());
+  if (!beat || !beat->accepted || write(*server, db, Batch{}) != "+OK" || db.written != 7) return 3;
+  auto next = heartbeat(*server, 7, 60000, beat->next_nonce);
+  if (!next || !next->accepted) return 4;
+  db.closing = &*server;
+  if (write(*server, db, Batch{}).rfind("-UNCERTAIN", 0) != 0) return 5;
+  if (write(*server, db, Batch{}) != "-MASTERLEASE master lease superseded") return 6;
+  return 0;
+}
+"""
+
+
+def test_the_guides_write_path_compiles_and_refuses(tmp_path):
+    """The C++ of the guide is one program: with a database of a few lines it serves, refuses and is uncertain where it says."""
+    text = (ROOT / "docs/gate-your-database.md").read_text()
+    source = tmp_path / "guide.cpp"
+    source.write_text("".join(re.findall(r"^```cpp\n(.*?)^```", text, re.MULTILINE | re.DOTALL)) + GUIDED)
+    prefix = native.installed("capi", tmp_path / "prefix")
+    program = native.compile_program(prefix, [str(source)], tmp_path / "guide", "-std=c++17", compiler="c++")
+    native.run([program, tmp_path])
 
 
 def test_every_test_that_the_guarantees_name_exists():

@@ -90,6 +90,7 @@ fn a_deadline_counts_from_the_sending() {
     let now = r.now();
     let reply = r.core.grant(1, 1_000 * MS, sent, &now.into(), &mut r.events).unwrap();
     assert_eq!((reply.accepted, reply.remaining_ns), (true, HELD_1S - 900 * MS));
+    assert_eq!(r.status().round_trip_us, Some(900_000));
     r.clock.advance(200 * MS);
     let now = r.now();
     let reply = r.core.grant(2, 1_000 * MS, sent, &now.into(), &mut r.events).unwrap();
