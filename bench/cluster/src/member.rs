@@ -44,7 +44,7 @@ pub fn run(settings: &[&str]) -> Res<()> {
                 "ok".to_owned()
             }
             ["queued", office, count] => {
-                let (start, count) = (Instant::now(), count.parse()?);
+                let (start, count) = (Instant::now(), count.parse::<usize>()?);
                 while node.session().contenders(office.as_bytes())?.waiters.len() != count && start.elapsed() < LIMIT {
                     std::thread::sleep(Duration::from_millis(1));
                 }
