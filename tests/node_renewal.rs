@@ -1,0 +1,59 @@
+//! When a lease counts from: the sending of the renewal, never the receipt of its answer (I-03, C5 of the locks).
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use tenure::base::{Clock, Config, SeededRng, VirtualClock};
+use tenure::node::{Env, LockOptions, Node};
+
+/// Every look at it takes a second, while it is slow: so the answer to a call comes later than the call.
+#[derive(Debug)]
+struct Slow {
+    clock: VirtualClock,
+    slow: AtomicBool,
+}
+
+impl Slow {
+    fn look(&self, read: u64) -> u64 {
+        if self.slow.load(SeqCst) {
+            self.clock.advance(1_000_000_000);
+        }
+        read
+    }
+}
+
+impl Clock for Slow {
+    fn boottime_ns(&self) -> u64 {
+        self.look(self.clock.boottime_ns())
+    }
+    fn raw_ns(&self) -> u64 {
+        self.look(self.clock.raw_ns())
+    }
+    fn monotonic_ns(&self) -> u64 {
+        self.look(self.clock.monotonic_ns())
+    }
+    fn realtime_ns(&self) -> u64 {
+        self.look(self.clock.realtime_ns())
+    }
+}
+
+#[test]
+fn a_lease_counts_from_the_sending_of_its_renewal() {
+    let clock = Arc::new(Slow { clock: VirtualClock::new(1_000_000_000_000), slow: AtomicBool::new(false) });
+    let mut config = Config::new();
+    config.set("delivery", "fd").unwrap().set("session_ttl_ms", "60000").unwrap();
+    let node = Node::open_with(&config, Env { clock: clock.clone(), rng: Box::new(SeededRng::new(7)), manual: true }).unwrap();
+    let session = node.session();
+    let token = session.try_acquire_token(b"k", &LockOptions { ttl: Duration::from_secs(60), ..LockOptions::default() }).unwrap();
+    // Long enough for a renewal to be due, which the next step sends.
+    clock.clock.advance(40_000_000_000);
+    clock.slow.store(true, SeqCst);
+    node.step();
+    clock.slow.store(false, SeqCst);
+    let mine = session.remaining(b"k", token);
+    let ledgers = session.holder(b"k").unwrap().unwrap().remaining;
+    assert!(mine > Duration::from_secs(30), "it was renewed: {mine:?} are left");
+    assert!(mine < ledgers, "the holder believes in {mine:?}, the ledger in {ledgers:?}");
+}
