@@ -24,6 +24,7 @@ const LENGTH: Duration = Duration::from_secs(20);
 struct Hold {
     key: String,
     token: Token,
+    asked: Instant,
     from: Instant,
     to: Instant,
 }
@@ -132,7 +133,7 @@ impl Client {
             sleep(Duration::from_millis(self.rng.below(40))).await;
             let to = Instant::now().min(believed);
             if from < to {
-                self.history.lock().unwrap().push(Hold { key: name.clone(), token, from, to });
+                self.history.lock().unwrap().push(Hold { key: name.clone(), token, asked: sent, from, to });
             }
             // Now and then a holder is never heard of again, and its grant runs out.
             if self.rng.below(8) != 0 {
@@ -145,12 +146,19 @@ impl Client {
     }
 }
 
-fn check(history: &[Hold]) {
+/// `clocks`: whether the members' are as fast as the holders', so that a holder knows in time when its lease is over.
+fn check(history: &[Hold], clocks: bool) {
     let mut tokens = BTreeSet::new();
     let mut by_key: BTreeMap<&str, Vec<&Hold>> = BTreeMap::new();
     for hold in history {
         assert!(tokens.insert(hold.token), "I-05: token {} was given twice", hold.token);
         by_key.entry(&hold.key).or_default().push(hold);
+        // Whoever keeps the highest token that it has seen refuses every earlier holder, whatever the clocks say.
+        let later = history.iter().find(|other| hold.from < other.asked && other.token < hold.token);
+        assert!(later.is_none(), "I-05: asked for after {hold:?} was told, and smaller: {later:?}");
+    }
+    if !clocks {
+        return;
     }
     for holds in by_key.values_mut() {
         holds.sort_by_key(|h| h.token);
@@ -160,8 +168,9 @@ fn check(history: &[Hold]) {
     }
 }
 
-async fn run(seed: u64, members: usize) -> (u64, usize, [u32; 4]) {
+async fn run(seed: u64, members: usize, rates: &'static [u64]) -> (u64, usize, [u32; 4]) {
     let mut rig = Rig::new(members, seed);
+    rig.rates = rates;
     rig.snapshot_after = 64 << 10;
     rig.timeout = Duration::from_millis(800);
     for i in 0..members {
@@ -238,7 +247,7 @@ async fn run(seed: u64, members: usize) -> (u64, usize, [u32; 4]) {
     let ended: Vec<_> = rig.hosts.iter().filter_map(|h| h.seen.ended.lock().unwrap().clone()).collect();
     assert!(ended.is_empty(), "no member ended: {ended:?}");
     let history = history.lock().unwrap().clone();
-    check(&history);
+    check(&history, rates.iter().all(|r| *r == 100));
     for i in 0..members {
         rig.kill(i).await;
     }
@@ -246,14 +255,14 @@ async fn run(seed: u64, members: usize) -> (u64, usize, [u32; 4]) {
 }
 
 /// `TENURE_SEEDS=FROM..TO` in the environment runs others than the usual seeds.
-fn sweep(usual: std::ops::Range<u64>, members: usize) {
+fn sweep(usual: std::ops::Range<u64>, members: usize, rates: &'static [u64]) {
     let chosen = std::env::var("TENURE_SEEDS").ok();
     let seeds = chosen.as_deref().and_then(|s| s.split_once("..")).map_or(usual, |(from, to)| from.parse().unwrap()..to.parse().unwrap());
     let (mut faults, mut holds) = ([0; 4], 0);
     for seed in seeds {
         println!("seed {seed}, {members} members");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let (ops, held, done) = runtime.block_on(run(seed, members));
+        let (ops, held, done) = runtime.block_on(run(seed, members, rates));
         println!(
             "seed {seed}: {ops} operations, {held} holds, {} kills, {} partitions, {} one-way cuts, {} restarts",
             done[0], done[1], done[2], done[3]
@@ -267,10 +276,16 @@ fn sweep(usual: std::ops::Range<u64>, members: usize) {
 
 #[test]
 fn three_members_under_faults() {
-    sweep(0..8, 3);
+    sweep(0..8, 3, &[100]);
 }
 
 #[test]
 fn five_members_under_faults() {
-    sweep(100..104, 5);
+    sweep(100..104, 5, &[100]);
+}
+
+/// C2, C10: half as fast, twice as fast, and wall clocks that jump by an hour: nothing but the times of the leases changes.
+#[test]
+fn members_whose_clocks_disagree_give_no_token_twice_and_none_out_of_order() {
+    sweep(200..206, 3, &[50, 100, 200]);
 }

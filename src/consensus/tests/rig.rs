@@ -19,12 +19,16 @@ use crate::base::{Clock, Error, Key, Result, Rng, SeededRng, SessionId, Status, 
 use crate::ledger::{Event, Op, Outcome, Params, Pattern, Request, Spec, WatchStart};
 use crate::store::{SnapshotHead, StateStore};
 
+/// A machine's clocks: as fast as `percent` says, and a wall clock that is set back and forth by an hour every second.
 #[derive(Debug)]
-struct RuntimeClock(Instant);
+struct RuntimeClock {
+    start: Instant,
+    percent: u64,
+}
 
 impl RuntimeClock {
     fn ns(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64 + 1_000_000_000
+        self.start.elapsed().as_nanos() as u64 * self.percent / 100 + 1_000_000_000
     }
 }
 
@@ -39,7 +43,7 @@ impl Clock for RuntimeClock {
         self.ns()
     }
     fn realtime_ns(&self) -> u64 {
-        self.ns()
+        self.ns() + self.ns() / 1_000_000_000 % 2 * 3_600_000_000_000
     }
 }
 
@@ -182,6 +186,8 @@ pub(crate) struct Rig {
     pub timeout: Duration,
     founders: Vec<String>,
     /// The members that run, and what each member has ever been told, for tasks beside the test's own.
+    /// How fast each host's clocks run, in percent; the first again after the last.
+    pub rates: &'static [u64],
     pub live: Arc<Mutex<Vec<Option<Arc<Core>>>>>,
     pub told: Arc<Mutex<Vec<Arc<Seen>>>>,
     seq: std::sync::atomic::AtomicU64,
@@ -212,6 +218,7 @@ impl Rig {
             snapshot_after: u64::MAX,
             timeout: Duration::from_secs(2),
             founders: names.clone(),
+            rates: &[100],
             live: Arc::default(),
             told: Arc::default(),
             seq: 0.into(),
@@ -264,7 +271,7 @@ impl Rig {
         let parts = Parts {
             log: Box::new(host.log.clone()),
             state: host.state.clone(),
-            clock: Arc::new(RuntimeClock(Instant::now())),
+            clock: Arc::new(RuntimeClock { start: Instant::now(), percent: self.rates[i % self.rates.len()] }),
             transport: Arc::new(Wire { net: self.net.clone(), me: host.name.clone() }),
             observer: host.seen.clone(),
             server: server.clone(),
