@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import signal
 import time
@@ -124,6 +125,8 @@ def test_c18_after_all_members_were_stopped_nobody_believes_what_it_held(tmp_pat
     with Cluster(tmp_path) as cluster, contextlib.ExitStack() as ends:
         clients = [ends.enter_context(tenure.connect(cluster.addresses, **{**CLIENT, "session_ttl": ttl})) for _ in range(2)]
         old = clients[0].acquire("k", ttl=ttl, timeout=LIMIT)
+        told: list[object] = []
+        old.lost.add_callback(told.append)
         with contextlib.ExitStack() as pauses:
             for member in cluster:
                 pauses.enter_context(stopped(member))
@@ -135,8 +138,23 @@ def test_c18_after_all_members_were_stopped_nobody_believes_what_it_held(tmp_pat
         assert clients[0].try_acquire("k") is None
         with contextlib.suppress(tenure.Error):
             old.release()
+        assert len(told) == 1, "C17: once"
+        assert old.lost.reason in {"expired", "session_expired", "node_lost"}
         assert {member.holder("k")["token"] for member in cluster} == {new.token}
         new.release()
+
+
+def test_c17_renewals_need_no_python(tmp_path: Path) -> None:
+    ttl = 6.0
+    with Cluster(tmp_path, 1) as cluster, tenure.connect(cluster.addresses, **{**CLIENT, "session_ttl": ttl}) as client:
+        client.wait_ready(LIMIT)
+        with client.lock("k", ttl=ttl) as grant:
+            # A function of the C library that is called without giving up the interpreter's lock.
+            start = time.monotonic()
+            ctypes.PyDLL(None).usleep(int(1.5 * ttl * 1e6))
+            assert time.monotonic() - start > ttl
+            assert not grant.lost
+            assert cluster[0].holder("k")["token"] == grant.token
 
 
 def test_c20_what_was_answered_is_on_the_disks_of_a_majority(tmp_path: Path) -> None:
