@@ -49,11 +49,16 @@ fn a_lease_counts_from_the_sending_of_its_renewal() {
     let token = session.try_acquire_token(b"k", &LockOptions { ttl: Duration::from_secs(60), ..LockOptions::default() }).unwrap();
     // Long enough for a renewal to be due, which the next step sends.
     clock.clock.advance(40_000_000_000);
+    let before = clock.clock.boottime_ns();
     clock.slow.store(true, SeqCst);
     node.step();
     clock.slow.store(false, SeqCst);
+    let took = Duration::from_nanos(clock.clock.boottime_ns() - before);
     let mine = session.remaining(b"k", token);
-    let ledgers = session.holder(b"k").unwrap().unwrap().remaining;
+    assert!(took > Duration::from_secs(6), "the answer came late: {took:?}");
     assert!(mine > Duration::from_secs(30), "it was renewed: {mine:?} are left");
-    assert!(mine < ledgers, "the holder believes in {mine:?}, the ledger in {ledgers:?}");
+    // A step may look at the clock a few times before it sends.
+    let most = Duration::from_secs(60 + 3) - took;
+    assert!(mine <= most, "the holder believes in {mine:?}, and cannot have more than {most:?}");
+    assert!(mine < session.holder(b"k").unwrap().unwrap().remaining);
 }
