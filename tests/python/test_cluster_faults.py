@@ -118,12 +118,12 @@ def answered(member: Member, key: str) -> object:
     return None
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_killed_and_stopped_members_lose_nothing(tmp_path: Path, seed: int) -> None:
-    print(f"seed {seed}")
+@pytest.mark.parametrize(("members", "seed"), [(3, seed) for seed in SEEDS] + [(5, seed) for seed in SEEDS[1:]])
+def test_killed_and_stopped_members_lose_nothing(tmp_path: Path, members: int, seed: int) -> None:
+    print(f"seed {seed}, {members} members")
     chance = random.Random(seed)
     with (
-        Cluster(tmp_path) as cluster,
+        Cluster(tmp_path, members) as cluster,
         Site(cluster) as site,
         tenure.connect(cluster.addresses, request_timeout=20.0, session_ttl=300.0) as client,
     ):
@@ -131,18 +131,24 @@ def test_killed_and_stopped_members_lose_nothing(tmp_path: Path, seed: int) -> N
         are_held = kept(cluster, client)
         site.progress("before any fault")
         for _ in range(3):
-            # A minority: of three, one; as often as not the leader.
+            # As many as may fail, and more often than not the leader among them.
             leader = cluster.leader()
-            victim = leader if chance.random() < 0.6 else chance.choice(cluster.others(leader))
-            if chance.random() < 0.5:
-                cluster.kill(victim)
-                took = site.progress(f"without n{victim}, killed")
+            victims = chance.sample(cluster.others(leader), (members - 1) // 2)
+            if chance.random() < 0.6:
+                victims[0] = leader
+            killed = [victim for victim in victims if chance.random() < 0.5]
+            with contextlib.ExitStack() as pauses:
+                for victim in victims:
+                    if victim in killed:
+                        cluster.kill(victim)
+                    else:
+                        pauses.enter_context(stopped(cluster[victim]))
+                took = site.progress(f"without {victims}")
+            for victim in killed:
                 cluster.restart(victim)
                 site.work(cluster[victim])
-            else:
-                with stopped(cluster[victim]):
-                    took = site.progress(f"without n{victim}, stopped")
-            print(f"n{victim} {'led' if victim == leader else 'followed'}: 10 additions after {took:.2f} s")
+            what = ", ".join(f"n{v} {'led' if v == leader else 'followed'}, {'killed' if v in killed else 'stopped'}" for v in victims)
+            print(f"{what}: 10 additions after {took:.2f} s")
             site.progress("with all members")
         are_held()
         cluster.converged()
