@@ -302,6 +302,9 @@ static void log() {
   });
   must(tenure::set_log(TENURE_LOG_LEVEL_OFF, nullptr));
   const int before = lines;
+  eventually([&] { return gate.check(); });
+  CHECK(gate.resign_to("nobody", 10s).error().code() == TENURE_UNAVAILABLE);
+  CHECK(gate.check());
   must(gate.resign(10s));
   must(node.close(10s));
   CHECK(lines == before);

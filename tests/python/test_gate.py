@@ -312,6 +312,33 @@ async def test_from_asyncio():
         assert gate.status()["epoch"] == 2
 
 
+async def test_an_office_is_handed_over_from_asyncio():
+    async with tenure.aio.Node(node_id="n1") as node, await node.gate("w") as gate:
+        await gate.hold("office", 60.0)
+        end = asyncio.get_running_loop().time() + 60
+        while not gate.check():
+            assert asyncio.get_running_loop().time() < end
+            await asyncio.sleep(0.002)
+        with pytest.raises(tenure.UnavailableError):
+            await gate.resign_to("n3")
+        assert gate.check()
+        sessions = [await node.session(name) for name in ("n2", "n3")]
+        waiting = []
+        for place, session in enumerate(sessions, 1):
+            waiting.append(asyncio.create_task(session.acquire("office", timeout=60)))
+            while (await node.holder("office")).waiters < place:
+                assert asyncio.get_running_loop().time() < end
+                await asyncio.sleep(0.002)
+        epoch = gate.status()["epoch"]
+        await gate.resign_to("n3", timeout=60)
+        grant = await waiting[1]
+        assert grant.token > epoch
+        assert not waiting[0].done()
+        assert not gate.check()
+        await grant.release()
+        await (await waiting[0]).release()
+
+
 @pytest.mark.parametrize(
     ("on_expiry", "in_flight", "aborted"),
     [("abort", True, True), ("abort", False, False), ("abort-always", False, True), ("none", True, False)],
