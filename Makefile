@@ -88,7 +88,7 @@ fix: setup ## format and rewrite generated files
 	@UPDATE_GENERATED=1 UPDATE_HEADER=1 cargo test -q --features capi --test header --test errors
 
 .PHONY: bench
-bench: setup ## measure; FIGURES=gate,lock,cluster,failover,server picks groups; one JSON line a figure
+bench: setup ## measure; FIGURES=gate,lock,cluster,failover,server,orchestrator picks groups; one JSON line a figure
 	@for group in $(subst $(comma), ,$(FIGURES)); do bench/$$group/run.sh; done
 
 .PHONY: release

@@ -13,8 +13,12 @@ use crate::orchestrator::planner::{Changes, Planner};
 
 /// Whoever holds it gives out work.
 const KEY: &[u8] = b"tenure/orchestrator/driver";
-/// How often somebody who does not hold it tries, ns.
-const TRY_NS: u64 = 1_000 * NS_PER_MS;
+/// How often somebody who does not hold it looks in its own copy whether it is free, ns.
+const LOOK_NS: u64 = 200 * NS_PER_MS;
+/// How often it asks whatever its copy says, ns.
+const TRY_NS: u64 = 10_000 * NS_PER_MS;
+/// The longest sleep of who holds it, ns.
+const LONGEST_NS: u64 = 1_000 * NS_PER_MS;
 /// Rounds of proposals in one step.
 const ROUNDS: usize = 16;
 
@@ -23,6 +27,7 @@ const ROUNDS: usize = 16;
 pub(super) struct Driver {
     planner: Option<Planner>,
     token: Option<Token>,
+    looked_ns: Option<u64>,
     tried_ns: Option<u64>,
     /// When it began, and the starts of the present second since.
     began_ns: u64,
@@ -60,7 +65,13 @@ impl Shared {
         if driver.token.take().is_some() {
             driver.planner = None;
         }
-        if driver.tried_ns.is_some_and(|at| now_ns < at + TRY_NS) {
+        if driver.looked_ns.is_some_and(|at| now_ns < at + LOOK_NS) {
+            return false;
+        }
+        driver.looked_ns = Some(now_ns);
+        let holder = self.session.holder_local(KEY).ok().and_then(|local| local.holder);
+        let held = holder.is_some_and(|h| !h.remaining.is_zero());
+        if held && driver.tried_ns.is_some_and(|at| now_ns < at + TRY_NS) {
             return false;
         }
         driver.tried_ns = Some(now_ns);
@@ -80,10 +91,10 @@ impl Shared {
         let mut driver = lock(&self.driver);
         let now_ns = self.now().boottime_ns;
         if !self.elected(&mut driver, now_ns) {
-            return if self.options.drive { TRY_NS } else { u64::MAX };
+            return if self.options.drive { LOOK_NS } else { u64::MAX };
         }
         let driver = &mut *driver;
-        let Some(planner) = &mut driver.planner else { return TRY_NS };
+        let Some(planner) = &mut driver.planner else { return LOOK_NS };
         let topology = lock(&self.topology).clone();
         let shards = move |schedule: &Schedule| topology.as_ref().map(|t| t(schedule)).unwrap_or_default();
         let mut next_ms = None;
@@ -91,7 +102,7 @@ impl Shared {
             let (since, local_ms) = (planner.version(), self.local_ms());
             match self.engine().orch(move |state, clock| Changes::read(state, clock, since, local_ms)) {
                 Ok(changes) => planner.take(changes),
-                Err(_) => return TRY_NS,
+                Err(_) => return LOOK_NS,
             }
             let wall_ms = self.wall_ms();
             let ramp = now_ns.saturating_sub(driver.began_ns) < self.options.ramp_up.as_nanos() as u64;
@@ -109,7 +120,7 @@ impl Shared {
             let mut ops = plan.ops;
             while !ops.is_empty() {
                 let answers = self.propose(&ops);
-                let mut follow = Vec::new();
+                let (mut follow, mut lost, mut why) = (Vec::new(), 0u64, None);
                 for (op, answer) in ops.iter().zip(answers) {
                     match answer {
                         Ok(answer) => {
@@ -118,15 +129,18 @@ impl Shared {
                             follow.extend(planner.answered(op, answer, wall_ms));
                         }
                         Err(error) => {
-                            tracing::warn!(node = self.session.name(), %error, "a proposal had no answer");
+                            (lost, why) = (lost + 1, Some(error));
                             planner.unanswered(op, wall_ms);
                         }
                     }
                 }
+                if let Some(error) = why {
+                    tracing::warn!(node = self.session.name(), lost, %error, "proposals had no answer");
+                }
                 ops = follow;
             }
         }
-        next_ms.map_or(TRY_NS, |ms| if ms <= 0 { NS_PER_MS } else { (ms as u64).saturating_mul(NS_PER_MS) })
+        next_ms.map_or(LONGEST_NS, |ms| if ms <= 0 { NS_PER_MS } else { (ms as u64).saturating_mul(NS_PER_MS) })
     }
 
     /// Proposes all of them at once and waits for the answers.
