@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import itertools
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -234,3 +235,67 @@ def test_c19_a_member_that_was_killed_takes_its_session_over(tmp_path: Path, mod
         else:
             assert cluster[2].try_acquire("k") is None
             assert cluster[2].holder("k")["node"] == "n1"
+
+
+SLOW_DISK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+int fdatasync(int fd) {
+  int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+  if (access(getenv("SLOW_DISK"), F_OK) == 0) usleep(2000000);
+  return real(fd);
+}
+"""
+
+
+class SlowDisks(Cluster):
+    """A cluster whose members' disks can be made to take two seconds to sync."""
+
+    def __init__(self, where: Path) -> None:
+        super().__init__(where, 3, request_timeout=20.0)
+        self.library = where / "slow.so"
+        source = where / "slow.c"
+        source.write_text(SLOW_DISK)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(self.library), str(source), "-ldl"], check=True)
+
+    def start_member(self, name: str, address: str, **settings: object) -> Member:
+        given = {**self.settings, "node_id": name, "listen": address, "data_dir": str(self.where / name), **settings}
+        env = {"LD_PRELOAD": str(self.library), "SLOW_DISK": str(self.where / f"{name}.slow")}
+        return Member(given, self.where / f"{name}.log", env=env)
+
+    def slow(self, *which: int) -> None:
+        for i in range(3):
+            mark = self.where / f"n{i}.slow"
+            mark.touch() if i in which else mark.unlink(missing_ok=True)
+
+
+def test_c22_a_slow_disk_holds_up_nobody_and_a_majority_of_them_every_grant(tmp_path: Path) -> None:
+    with SlowDisks(tmp_path) as cluster, tenure.connect(cluster.addresses, request_timeout=30.0, session_ttl=60.0) as client:
+        client.wait_ready(LIMIT)
+
+        def cycles(count: int) -> list[float]:
+            took = []
+            for _ in range(count):
+                start = time.monotonic()
+                client.acquire("k", timeout=LIMIT).release()
+                took.append(time.monotonic() - start)
+            return took
+
+        leader = cluster.leader()
+        for slow in (leader, cluster.others(leader)[0]):
+            # The other two are a majority, and their disks are fast.
+            cluster.slow(slow)
+            took = cycles(20)
+            print(f"n{slow} is slow: {sum(took):.2f} s for 20 cycles")
+            assert sum(took) < 20 * 2.0, "each waited for the slow disk"
+        cluster.slow()
+        cluster.converged()
+        term = cluster[leader].view()["term"]
+        cluster.slow(*cluster.others(leader))
+        took = cycles(3)
+        print(f"both followers are slow: {[f'{t:.2f}' for t in took]}, term {term} and now {cluster[leader].view()['term']}")
+        # C20: nothing is told before a majority has it on disk, however long that takes.
+        assert min(took) >= 1.9
+        cluster.slow()
