@@ -5,6 +5,7 @@
 //! makes its asker the granter, and that lock's token: who has lost it records nothing any more, and what it recorded before stands.
 
 use crate::base::codec::{Decode, Encode};
+use crate::base::planted::planted;
 use crate::base::{Key, SessionId, Token};
 
 use super::clock::HIDDEN_MS;
@@ -163,7 +164,9 @@ impl<S: Shards> World<'_, '_, S> {
     pub(super) fn promise(&mut self, session: SessionId, op: &PromiseOp) -> Outcome {
         let (PromiseOp::Promote { by, .. } | PromiseOp::Extend { by, .. } | PromiseOp::Settle { by, .. }) = op;
         let (home, probe) = self.home(&by.key);
-        if let Err(current) = self.shards.shard(home).holds(&mut self.cx, &probe, session, by.term) {
+        if let Err(current) = self.shards.shard(home).holds(&mut self.cx, &probe, session, by.term)
+            && !planted!("replaced-granter-obeyed")
+        {
             return Outcome::Promise(Promised::NotGranter { current });
         }
         let now = self.cx.now();
@@ -184,7 +187,7 @@ impl<S: Shards> World<'_, '_, S> {
                     return Outcome::Promise(Promised::Stale { epoch: last });
                 }
                 let remaining_ms = former.map_or(0, |p| p.left(now));
-                if remaining_ms > 0 {
+                if remaining_ms > 0 && !planted!("promotion-too-early") {
                     return Outcome::Promise(Promised::TooEarly { remaining_ms, epoch: last });
                 }
                 // Nothing is promised to the new holder before its first lease.

