@@ -198,7 +198,8 @@ sys.stdin.read()
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             token = int(process.stdout.readline())
             process.kill()
-        assert client.acquire("k", timeout=LIMIT).token > token
+        with client.lock("k", timeout=LIMIT) as grant:
+            assert grant.token > token
 
 
 def test_asyncio(tmp_path):
