@@ -81,7 +81,7 @@ fn arrows_point_down_only() {
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("bincode::", &["src/base/codec.rs", "src/base/key.rs"]),
     ("extern \"C\" fn", &["src/ffi/", "src/base/process.rs", "src/gate/"]),
-    ("Instant::now", &["src/net/mod.rs", "src/consensus/core.rs", "src/engine/raft.rs", "src/client/link.rs"]),
+    ("Instant::now", &["src/net/mod.rs", "src/consensus/core.rs", "src/engine/raft.rs", "src/client/carrier.rs"]),
     ("SystemTime", &[]),
     ("clock_gettime", &["src/base/clock.rs", "src/gate/"]),
     ("redb::", &["src/store/"]),

@@ -3,6 +3,7 @@
 //! A [`Link`] keeps a connection to one member, the leader where it is known, and finds another when that one does not answer. What a
 //! process asks of its sessions goes through it, and what happens to them comes back.
 
+mod carrier;
 mod link;
 mod targets;
 mod wire;
