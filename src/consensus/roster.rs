@@ -103,7 +103,9 @@ impl Roster {
             Note::Seen { name, mut sighting } => {
                 let known = self.known.get(&name);
                 let newer = known.is_none_or(|k| k.disk == sighting.disk && k.opens < sighting.opens);
-                if newer && !self.retired.contains(&sighting.disk) {
+                // Whoever noted it may not have known yet what it must have: a leader applies the marks after it was elected.
+                let whole = known.is_none_or(|k| sighting.log_end >= k.settled);
+                if newer && whole && !self.retired.contains(&sighting.disk) {
                     sighting.settled = sighting.settled.max(known.map_or(0, |k| k.settled));
                     self.known.insert(name, sighting);
                 }
@@ -266,5 +268,20 @@ mod tests {
         roster.apply(Note::Seen { name: "a".into(), sighting: new }, 0);
         roster.apply(Note::Seen { name: "a".into(), sighting: Sighting { opens: 2, boot: 9, ..new } }, 0);
         assert!(roster.has("a", &new) && roster.check("a", &new, 0).is_ok());
+    }
+
+    #[test]
+    fn an_opening_with_less_than_is_remembered_is_not_let_in_by_a_note() {
+        let mut roster = Roster::default();
+        let before = Sighting { disk: 1, opens: 3, boot: 100, log_end: 50, settled: 0 };
+        roster.apply(Note::Seen { name: "a".into(), sighting: before }, 0);
+        roster.apply(Note::Marked { ends: vec![("a".into(), 1, 200)] }, 0);
+        // Noted by a leader that did not know of the mark when it met the node.
+        let old = Sighting { opens: 4, boot: 101, ..before };
+        roster.apply(Note::Seen { name: "a".into(), sighting: old }, 0);
+        assert_eq!(roster.check("a", &old, 0), Err(Refused::Old { has: 50, at_least: 200 }));
+        let whole = Sighting { opens: 4, boot: 102, log_end: 200, ..before };
+        roster.apply(Note::Seen { name: "a".into(), sighting: whole }, 0);
+        assert!(roster.check("a", &whole, 0).is_ok());
     }
 }

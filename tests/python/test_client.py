@@ -14,6 +14,7 @@ import pytest
 import tenure
 import tenure.aio
 from cluster import LIMIT, Cluster, free_address, until
+from native import compile_program, installed
 
 SETTINGS = {"request_timeout": 10.0, "session_ttl": 20.0}
 
@@ -200,6 +201,22 @@ sys.stdin.read()
             process.kill()
         with client.lock("k", timeout=LIMIT) as grant:
             assert grant.token > token
+
+
+def test_a_client_in_cpp(tmp_path):
+    prefix = installed("capi", tmp_path / "prefix")
+    program = compile_program(prefix, ["tests/cpp/client.cpp"], tmp_path / "client", "-std=c++17", compiler="c++")
+    with Cluster(tmp_path) as cluster:
+        before = cluster[0].try_acquire("k")
+        client = subprocess.Popen([program, ",".join(cluster.addresses), "k"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        until("it waits", lambda: cluster[1].holder("k")["waiters"] == 1)
+        cluster[0].release(before)
+        token = int(client.stdout.readline())
+        assert token > before
+        assert (cluster[2].holder("k")["node"], cluster[2].holder("k")["token"]) == ("cpp", token)
+        client.communicate("\n", timeout=LIMIT)
+        assert client.returncode == 0
+        until("it is free", lambda: cluster[1].holder("k") is None)
 
 
 def test_asyncio(tmp_path):
