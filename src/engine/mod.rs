@@ -331,6 +331,11 @@ impl Engine {
         matches!(self, Engine::Plugged(_))
     }
 
+    /// Whether an operation may run without its caller being told, because the answer was lost on its way.
+    pub fn answers_may_be_lost(&self) -> bool {
+        matches!(self, Engine::Raft(_) | Engine::Client(_))
+    }
+
     /// When the call was sent by which a grant with a deadline of its own was acquired or last renewed. `None` where its session's renewals
     /// count, and for a grant that is gone.
     pub fn since(&self, session: SessionId, key: &Key, token: Token) -> Option<Moment> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::answer::unexpected;
 use super::clocks::CrossCheck;
 use super::core::Core;
+use super::doubt::Doubts;
 use super::event::{Event, LossReason};
 use super::grants::{Change, From, Grants};
 use super::wake::Deadline;
@@ -40,6 +41,7 @@ pub(super) struct State {
     tried_ns: AtomicU64,
     pub(super) next_req: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    pub(super) doubts: Doubts,
     pub(super) grants: Grants,
     /// Own time against the ledger's.
     cross: Mutex<CrossCheck>,
@@ -69,7 +71,9 @@ struct Identity {
 const LOSSES_MAX: usize = 1_024;
 
 impl State {
-    pub(super) fn new(name: String, ttl_ms: u32) -> State {
+    /// `first_req`: a random number. Its requests are counted from there, so that they are not taken for those of a session whose locks it
+    /// takes over.
+    pub(super) fn new(name: String, ttl_ms: u32, first_req: u32) -> State {
         State {
             name,
             ttl_ms,
@@ -77,8 +81,9 @@ impl State {
             closed: AtomicBool::new(false),
             renewing: AtomicBool::new(false),
             tried_ns: AtomicU64::new(0),
-            next_req: AtomicU64::new(1),
+            next_req: AtomicU64::new(u64::from(first_req).max(1)),
             pending: Mutex::default(),
+            doubts: Doubts::default(),
             grants: Grants::default(),
             cross: Mutex::default(),
             numbered: Default::default(),
@@ -291,6 +296,7 @@ impl State {
             return;
         }
         core.unnumber_session(id);
+        self.doubts.clear();
         self.cross().clear();
         // The keeper opens it anew at once.
         self.tried_ns.store(0, SeqCst);
@@ -378,6 +384,7 @@ impl State {
                 Ok(Outcome::Renewed { clock_ms, .. }) => {
                     let sent = if planted!("deadline-from-receipt") { keeper.now() } else { sent };
                     state.grants.renewed(sent);
+                    state.resolve_doubts(&keeper);
                     if state.cross().renewed(sent, keeper.now(), clock_ms) {
                         keeper.clock_counts.anomalies.fetch_add(1, SeqCst);
                         tracing::warn!(session = state.name, "this machine's clock is slow, or stood still: gates close");

@@ -9,6 +9,7 @@ mod clocks;
 mod cluster;
 mod core;
 mod delivery;
+mod doubt;
 mod election;
 mod event;
 mod eventfd;
@@ -430,7 +431,7 @@ fn own_session(core: &Arc<Core>, ttl_ms: u32, before: Option<(u128, bool)>) -> R
             None => new_session(core, name, ttl_ms),
         };
     }
-    let state = Arc::new(kept::State::new(name, ttl_ms));
+    let state = Arc::new(kept::State::new(name, ttl_ms, core.nonce() as u32));
     if let Some((old, keep)) = before {
         state.succeed(old, keep);
     }
@@ -439,14 +440,14 @@ fn own_session(core: &Arc<Core>, ttl_ms: u32, before: Option<(u128, bool)>) -> R
 }
 
 fn new_session(core: &Arc<Core>, name: String, ttl_ms: u32) -> Result<Session> {
-    let state = Arc::new(kept::State::new(name, ttl_ms));
+    let state = Arc::new(kept::State::new(name, ttl_ms, core.nonce() as u32));
     state.open(core)?;
     core.keep_session(&state);
     Ok(Session { core: core.clone(), state })
 }
 
 fn taken_over(core: &Arc<Core>, name: String, ttl_ms: u32, old: u128, keep: bool) -> Result<Session> {
-    let state = Arc::new(kept::State::new(name, ttl_ms));
+    let state = Arc::new(kept::State::new(name, ttl_ms, core.nonce() as u32));
     state.succeed(old, keep);
     state.open(core)?;
     core.keep_session(&state);

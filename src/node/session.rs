@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::answer::{Slot, granted, not_holder, several, spec, tracked, unexpected};
 use super::core::Core;
 use super::delivery::{check_may_block, in_callback};
+use super::doubt::in_doubt;
 use super::event::LossReason;
 use super::grant::Grant;
 use super::grants::From;
@@ -82,7 +83,16 @@ impl Session {
         let key = Key::new(key)?;
         let tracked = tracked(options)? || self.core.engine.counts_each_grant();
         let asked = self.asked(options);
-        let token = granted(self.core.engine.try_acquire(session, &key, &spec(options), 0)?)?;
+        let token = if self.core.engine.answers_may_be_lost() {
+            let req = self.state.next_req.fetch_add(1, SeqCst);
+            let answer = self.core.engine.try_acquire(session, &key, &spec(options), req);
+            if answer.as_ref().is_err_and(in_doubt) {
+                self.state.give_back(&self.core, vec![key.clone()], req);
+            }
+            granted(answer?)?
+        } else {
+            granted(self.core.engine.try_acquire(session, &key, &spec(options), 0)?)?
+        };
         if tracked {
             self.track(key, token, options, asked);
         }
@@ -187,7 +197,12 @@ impl Session {
                     }
                     Ok(token)
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    if in_doubt(&error) {
+                        this.state.give_back(&this.core, keys, req);
+                    }
+                    Err(error)
+                }
             };
             done(result);
         });

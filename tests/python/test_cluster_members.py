@@ -175,6 +175,20 @@ def test_an_old_backup_is_refused_whoever_leads(tmp_path, taken):
         assert cluster[leader].holder("k")["token"] == token
 
 
+def test_a_lock_that_was_granted_without_an_answer_is_given_back(tmp_path):
+    with Cluster(tmp_path, 3) as cluster:
+        leader = cluster.leader()
+        others = cluster.others(leader)
+        for i in others:
+            cluster.stop(i)
+        with pytest.raises(tenure.UnavailableError):
+            cluster[leader].try_acquire("k")
+        for i in others:
+            cluster.cont(i)
+        # It may be granted now, to a session that is alive and knows nothing of it.
+        assert acquired(cluster[others[0]], "k")
+
+
 def test_two_clusters_of_one_name_refuse_each_other(tmp_path):
     with Cluster(tmp_path / "one", 2) as one:
         assert one[0].try_acquire("k")

@@ -1,0 +1,68 @@
+//! A lock that was granted and whose answer was lost is held by nobody for long.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tenure::base::{Config, Status};
+use tenure::node::{LockOptions, Node};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A loopback address of this process alone, so that its ports are its own.
+fn address(port: u16) -> String {
+    let pid = std::process::id();
+    format!("127.{}.{}.{}:{port}", 40 + (pid >> 16) % 20, (pid >> 8) % 256, pid % 256)
+}
+
+fn open(place: &Path, i: u16) -> Node {
+    let peers = format!("n0={},n1={}", address(7000), address(7001));
+    let mut config = Config::new();
+    for (name, value) in [
+        ("node_id", format!("n{i}")),
+        ("listen", address(7000 + i)),
+        ("peers", peers),
+        ("data_dir", place.join(format!("n{i}")).to_string_lossy().into_owned()),
+        ("data_dir_create", "true".to_owned()),
+        ("request_timeout_ms", "1000".to_owned()),
+        ("session_ttl_ms", "9000".to_owned()),
+    ] {
+        config.set(name, &value).unwrap();
+    }
+    Node::open(&config).unwrap()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_lock_granted_without_an_answer_is_given_back() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes: Vec<Option<Node>> = (0..2).map(|i| Some(open(place.path(), i))).collect();
+    for node in nodes.iter().flatten() {
+        node.wait_ready(LIMIT).unwrap();
+    }
+    let options = LockOptions::default();
+    // The leader alone: what it is asked stands in its log, and nobody has acknowledged it.
+    let (leader, other) = if nodes[0].as_ref().unwrap().status().cluster.unwrap().role == "leader" { (0, 1) } else { (1, 0) };
+    drop(nodes[other].take());
+    let session = nodes[leader].as_ref().unwrap().session();
+    for (key, timeout) in [(&b"tried"[..], Duration::ZERO), (b"waited for", Duration::from_secs(100))] {
+        let answer =
+            if timeout.is_zero() { session.try_acquire_token(key, &options) } else { session.acquire_token(key, &options, Some(timeout)) };
+        assert_eq!(answer.unwrap_err().status(), Status::Unavailable);
+    }
+    // There is a majority again. Whatever was granted meanwhile, its session lives on.
+    nodes[other] = Some(open(place.path(), u16::try_from(other).unwrap()));
+    nodes[other].as_ref().unwrap().wait_ready(LIMIT).unwrap();
+    let theirs = nodes[other].as_ref().unwrap().session();
+    for key in [&b"tried"[..], b"waited for"] {
+        eventually("it is free for others", || theirs.try_acquire_token(key, &options).is_ok());
+    }
+}
