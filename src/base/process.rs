@@ -45,6 +45,15 @@ pub fn check_generation(opened: u64) -> Result<()> {
     if generation() == opened || planted!("fork-unnoticed") { Ok(()) } else { Err(Status::Forked.into()) }
 }
 
+/// Gives back to the system what was freed after a large piece of work; glibc keeps it otherwise, in the heap of the thread that did it.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: callable from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The stack of every thread that the library starts.
 const STACK: usize = 2 << 20;
 

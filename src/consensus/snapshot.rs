@@ -20,6 +20,8 @@ use crate::ledger::{Params, Restore};
 use crate::store::{SnapshotHead, StateStore};
 
 const ABOUT_CAP: usize = 16 << 20;
+/// A snapshot of so many bytes is large.
+const LARGE: u64 = 16 << 20;
 /// Pieces of a snapshot that are on their way between two threads.
 const IN_FLIGHT: usize = 4;
 
@@ -134,7 +136,8 @@ pub(super) fn store(store: &dyn StateStore, state: &State, seated: Seated) -> Re
     Ok(bytes)
 }
 
-/// Brings the stored snapshot up to `upto` by replaying the log, and stores the result. Blocks.
+/// Brings the stored snapshot up to `upto` by replaying the log, and stores the result. Blocks. The copy of a large state is given back to
+/// the system, which the allocator does not do by itself.
 pub(super) fn rebuild(
     base: &dyn StateStore,
     log: &Log,
@@ -166,7 +169,12 @@ pub(super) fn rebuild(
     }
     let seated = Seated::from(membership);
     let bytes = store(base, &state, seated.clone())?;
-    Ok((About { last: upto, seated, roster: state.roster }, bytes))
+    let about = About { last: upto, seated, roster: std::mem::take(&mut state.roster) };
+    if bytes >= LARGE {
+        drop(state);
+        process::give_back_memory();
+    }
+    Ok((about, bytes))
 }
 
 /// The parts of the stored snapshot, read by a thread of their own no faster than they are taken.

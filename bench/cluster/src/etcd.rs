@@ -162,7 +162,7 @@ pub async fn fill(etcd: &Etcd, keys: u64) -> Res<()> {
                 let mine: Vec<u64> = (i as u64..keys).step_by(8).collect();
                 for chunk in mine.chunks(100) {
                     let puts: Vec<TxnOp> =
-                        chunk.iter().map(|k| TxnOp::put(format!("full/held-lock-{k:09}"), "owner-00-owner-0", None)).collect();
+                        chunk.iter().map(|k| TxnOp::put(format!("held-lock-{k:09}"), "owner-00-owner-0", None)).collect();
                     client.txn(Txn::new().and_then(puts)).await?;
                 }
                 Ok(Vec::new())

@@ -1,6 +1,6 @@
 //! Three members in three processes on this machine, beside three etcd and three ZooKeeper servers on the same directory.
 //!
-//! `tenure-bench-cluster cluster|failover|switch DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
+//! `tenure-bench-cluster cluster|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
 //! and prints one JSON line a figure: medians of the rounds. It ends only what it has started.
 
 mod etcd;
@@ -30,7 +30,7 @@ fn main() -> Res<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["member", ref rest @ ..] => member::run(rest),
-        [group @ ("cluster" | "failover" | "switch"), dir, ref rest @ ..] => {
+        [group @ ("cluster" | "failover" | "full" | "idle" | "switch"), dir, ref rest @ ..] => {
             let rounds = rest.first().map_or(Ok(3), |r| r.parse())?;
             let seconds = rest.get(1).map_or(Ok(2.0), |s| s.parse())?;
             let dir = Path::new(dir).join(format!("tenure-bench-{}", std::process::id()));
@@ -38,13 +38,15 @@ fn main() -> Res<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let done = match group {
                 "switch" => switch(&dir),
+                "idle" => idle(&dir),
+                "full" => runtime.block_on(full(&dir, 1_000_000, false)),
                 "cluster" => runtime.block_on(cluster(&dir, rounds, seconds)),
                 _ => runtime.block_on(failover(&dir, rounds)),
             };
             std::fs::remove_dir_all(&dir)?;
             done
         }
-        _ => Err(wrong("tenure-bench-cluster cluster|failover|switch DIRECTORY [ROUNDS [SECONDS]]")),
+        _ => Err(wrong("tenure-bench-cluster cluster|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]")),
     }
 }
 
@@ -119,14 +121,17 @@ async fn full(dir: &Path, locks: u64, peer: bool) -> Res<()> {
         again = 1.0;
     }
     let mut ours = Members::start(3, &dir.join("ours"), Kind::Patient)?;
-    let before = ours.memory()?;
+    let before = ours.memories()?;
     let start = Instant::now();
     ours.fill(locks)?;
     stats::print(&format!("cluster.fill_{name}"), "1/s", locks as f64 / start.elapsed().as_secs_f64(), "none", 0.0, 1);
     std::thread::sleep(Duration::from_secs(3));
-    let each = (ours.memory()? - before) as f64 / 3.0 / locks as f64;
-    let what = if again > 0.0 { "etcd, keys without leases" } else { "the target: 160 and a name of 24" };
-    stats::print(&format!("cluster.lock_bytes_{name}"), "B of memory a member", each, what, if again > 0.0 { them.0 } else { 184.0 }, 1);
+    let after = ours.memories()?;
+    let each = after.1.saturating_sub(before.1) as f64 / 2.0 / locks as f64;
+    let held = after.0.saturating_sub(before.0) as f64 / locks as f64;
+    let what = if again > 0.0 { "etcd, keys without leases" } else { "the target: 160 and a name of 19" };
+    stats::print(&format!("cluster.lock_bytes_{name}"), "B of memory a member", each, what, if again > 0.0 { them.0 } else { 179.0 }, 1);
+    stats::print(&format!("cluster.held_bytes_{name}"), "B of memory where it is held, member and holder", held, "none", 0.0, 1);
     let loaded = ours.pairs(8, 2.0)?;
     stats::print(&format!("cluster.pair_p99_8_at_{name}"), "us", loaded.p99, "none", 0.0, 1);
     ours.kill();

@@ -280,7 +280,7 @@ fn fill(node: &Node, from: u64, to: u64) -> Res<String> {
     let ask = |i: u64| -> Res<()> {
         let tell = tell.clone();
         let done = Box::new(move |granted| drop(tell.send((i, granted))));
-        session.submit_acquire(format!("full/held-lock-{i:09}").as_bytes(), &LockOptions::default(), Some(Duration::ZERO), done)?;
+        session.submit_acquire(format!("held-lock-{i:09}").as_bytes(), &LockOptions::default(), Some(Duration::ZERO), done)?;
         Ok(())
     };
     let (mut next, mut left) = ((from + AT_ONCE).min(to), to - from);

@@ -166,18 +166,20 @@ impl Members {
         Ok(rate)
     }
 
-    /// Each member takes its share of the locks.
+    /// The first member takes the locks; so what they cost a member and what they cost their holder can be told apart.
     pub fn fill(&mut self, locks: u64) -> Res<()> {
-        let count = self.members.len() as u64;
-        for (i, member) in self.members.iter_mut().enumerate() {
-            member.tell(&format!("fill {} {}", locks * i as u64 / count, locks * (i as u64 + 1) / count))?;
-        }
-        self.members.iter_mut().try_for_each(|m| m.answer().map(drop))
+        self.members[0].ask(&format!("fill 0 {locks}")).map(drop)
+    }
+
+    /// Of the member that [`Members::fill`] has hold locks, and of the others together.
+    pub fn memories(&self) -> Res<(u64, u64)> {
+        let all = self.processes();
+        Ok((stats::memory(&all[..1])?, stats::memory(&all[1..])?))
     }
 
     /// Reads the last of so many locks, as of now.
     pub fn count(&mut self, locks: u64) -> Res<()> {
-        match self.members[0].ask(&format!("held full/held-lock-{:09}", locks - 1))?.first() {
+        match self.members[0].ask(&format!("held held-lock-{:09}", locks - 1))?.first() {
             Some(held) if held == "true" => Ok(()),
             _ => Err(wrong("a lock is gone")),
         }
