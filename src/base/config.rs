@@ -84,14 +84,14 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "election_max_ms",
         form: Form::Number(50, 60_000),
-        default: "220",
-        text: "A member that has not heard of its leader for this long, and then for a random time between `election_min_ms` and this, stands for election. A leader that is gone is replaced after 1.5 to 2 times this.",
+        default: "260",
+        text: "A member that has not heard of its leader for this long, and then for a random time between `election_min_ms` and this, stands for election. A leader that is gone is replaced after 1.5 to 2 times this. At least three times `heartbeat_ms`.",
     },
     Setting {
         name: "election_min_ms",
         form: Form::Number(30, 60_000),
-        default: "110",
-        text: "See `election_max_ms`. At least three times `heartbeat_ms`.",
+        default: "120",
+        text: "See `election_max_ms`. Longer than `heartbeat_ms`.",
     },
     Setting {
         name: "etcd",
@@ -181,7 +181,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "heartbeat_ms",
         form: Form::Number(5, 10_000),
-        default: "35",
+        default: "80",
         text: "How often a leader that has nothing to say says so.",
     },
     Setting {

@@ -82,7 +82,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         let ms = Duration::from_millis;
-        Timing { heartbeat: ms(35), election_min: ms(110), election_max: ms(220) }
+        Timing { heartbeat: ms(80), election_min: ms(120), election_max: ms(260) }
     }
 }
 

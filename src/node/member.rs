@@ -91,9 +91,13 @@ fn seeds(config: &Config) -> Result<Vec<String>> {
 fn timing(config: &Config) -> Result<Timing> {
     let ms = |name| config.number(name).map(Duration::from_millis);
     let timing = Timing { heartbeat: ms("heartbeat_ms")?, election_min: ms("election_min_ms")?, election_max: ms("election_max_ms")? };
-    if timing.election_min < timing.heartbeat * 3 {
+    if timing.election_min <= timing.heartbeat {
         let (min, beat) = (timing.election_min.as_millis(), timing.heartbeat.as_millis());
-        return Err(Error::invalid("election_min_ms", format_args!("{min} is less than three times heartbeat_ms = {beat}")));
+        return Err(Error::invalid("election_min_ms", format_args!("{min} is not above heartbeat_ms = {beat}")));
+    }
+    if timing.election_max < timing.heartbeat * 3 {
+        let (max, beat) = (timing.election_max.as_millis(), timing.heartbeat.as_millis());
+        return Err(Error::invalid("election_max_ms", format_args!("{max} is less than three times heartbeat_ms = {beat}")));
     }
     if timing.election_max <= timing.election_min {
         let (max, min) = (timing.election_max.as_millis(), timing.election_min.as_millis());
@@ -292,9 +296,10 @@ mod tests {
             ("advertise: ", &[("advertise", "127.0.0.1:7009")]),
             ("advertise: ", &[("peers", ""), ("seeds", "127.0.0.1:7002"), ("insecure", "true"), ("listen", "0.0.0.0:7001")]),
             ("join_token: ", &[("join_token", "x")]),
-            ("election_min_ms: ", &[("heartbeat_ms", "37")]),
-            ("election_max_ms: ", &[("election_max_ms", "110")]),
-            ("session_ttl_ms: ", &[("session_ttl_ms", "879")]),
+            ("election_min_ms: ", &[("heartbeat_ms", "120")]),
+            ("election_max_ms: ", &[("heartbeat_ms", "87")]),
+            ("election_max_ms: ", &[("election_min_ms", "260")]),
+            ("session_ttl_ms: ", &[("session_ttl_ms", "1039")]),
             ("tls_key: ", &[("tls_cert", "/c"), ("tls_ca", "/a")]),
             ("insecure: ", &[("tls_cert", "/c"), ("tls_ca", "/a"), ("tls_key", "/k"), ("insecure", "true")]),
         ];

@@ -121,7 +121,7 @@ def test_contradictory_settings_are_refused(tmp_path):
         ({"listen": None}, "listen"),
         ({"data_dir": None}, "data_dir"),
         ({"node_id": "c"}, "peers"),
-        ({"election_min": 0.2}, "election_min_ms"),
+        ({"election_min": 0.1}, "election_min_ms"),
         ({"session_ttl": 3.0}, "session_ttl_ms"),
         ({"tls_cert": "/x"}, "tls_"),
         ({"listen": "0.0.0.0:7001"}, "listen"),

@@ -125,8 +125,7 @@ async fn full(dir: &Path, locks: u64, peer: bool) -> Res<()> {
     let start = Instant::now();
     ours.fill(locks)?;
     stats::print(&format!("cluster.fill_{name}"), "1/s", locks as f64 / start.elapsed().as_secs_f64(), "none", 0.0, 1);
-    std::thread::sleep(Duration::from_secs(3));
-    let after = ours.memories()?;
+    let after = ours.settled()?;
     let each = after.1.saturating_sub(before.1) as f64 / 2.0 / locks as f64;
     let held = after.0.saturating_sub(before.0) as f64 / locks as f64;
     let what = if again > 0.0 { "etcd, keys without leases" } else { "the target: 160 and a name of 19" };

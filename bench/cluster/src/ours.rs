@@ -185,6 +185,18 @@ impl Members {
         }
     }
 
+    /// As [`Members::memories`], when the last snapshot is made.
+    pub fn settled(&self) -> Res<(u64, u64)> {
+        let (mut last, mut same) = (self.memories()?, 0);
+        while same < 3 {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.memories()?;
+            same = if now.1.abs_diff(last.1) < last.1 / 100 { same + 1 } else { 0 };
+            last = now;
+        }
+        Ok(last)
+    }
+
     /// Ends or stops the leader; how long it takes until another member is granted a lock, ms.
     pub fn outage(&mut self, signal: &str) -> Res<f64> {
         let (leader, other) = (self.leader, (self.leader + 1) % self.members.len());
