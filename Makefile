@@ -62,6 +62,10 @@ test-faults: python server ## clusters and servers under seeded faults, cut netw
 	@FAULT_SEEDS=$$(seq -s, $(or $(SEEDS),5)) $(PY) -m pytest -n 2 -s tests/python/test_cluster_faults.py tests/python/test_cluster_network.py
 	@$(PY) tests/python/kv/faults.py --seeds $(or $(SEEDS),20) --faults $(or $(FAULTS),10)
 
+.PHONY: soak
+soak: python ## MINUTES (10) of load under SESSIONS (10000): memory, files and threads stay flat, no lease is lost
+	@$(PY) tests/python/soak.py --minutes $(or $(MINUTES),10) --sessions $(or $(SESSIONS),10000)
+
 .PHONY: mutants
 mutants: ## plant known mistakes into the core, one after the other; all must be found by the tests (about 20 min)
 	@python3 scripts/mutants.py $(MUTANTS)

@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 import tenure
+from load import Load
 from workload import Work
 
 _writing = threading.Lock()
@@ -88,6 +89,18 @@ class Calls:
     def work_stop(self) -> None:
         while self.workers:
             self.workers.pop().stop()
+
+    def load(self, *args: Any) -> None:
+        self.loaded = Load(self.node, *args)
+
+    def load_report(self) -> dict[str, int]:
+        return self.loaded.report()
+
+    def load_tokens(self) -> dict[str, int]:
+        return self.loaded.tokens()
+
+    def load_rest(self) -> None:
+        self.loaded.rest()
 
 
 def plain(value: Any) -> Any:
