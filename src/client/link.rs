@@ -1,7 +1,7 @@
 //! The way to the cluster: one connection, to the leader where it is known, and another when that does not answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -70,8 +70,8 @@ pub struct LinkStatus {
     pub net: NetStatus,
 }
 
-/// What a member may send without being asked.
-struct Ear(Arc<Shared>);
+/// What a member may send without being asked. The network belongs to what it tells: it must not keep it alive.
+struct Ear(Weak<Shared>);
 
 impl Service for Ear {
     fn handle(&self, _from: Connection, _request: net::Request) -> Reply {
@@ -79,19 +79,20 @@ impl Service for Ear {
     }
 
     fn event(&self, from: &Connection, method: Method, body: Bytes) {
-        if method != NEWS || from.number() != self.0.attached.load(SeqCst) {
+        let Some(shared) = self.0.upgrade() else { return };
+        if method != NEWS || from.number() != shared.attached.load(SeqCst) {
             return;
         }
         match wire::decode_news(&body) {
-            Ok(news) => self.0.listener.news(news),
+            Ok(news) => shared.listener.news(news),
             Err(error) => from.close(error),
         }
     }
 
     fn closed(&self, connection: &Connection, _why: &Error) {
         // Whoever waits hears of it by another connection, made at once: a process that asks nothing must hear of its losses too.
-        if self.0.attached.compare_exchange(connection.number(), 0, SeqCst, SeqCst).is_ok() {
-            let shared = self.0.clone();
+        let Some(shared) = self.0.upgrade() else { return };
+        if shared.attached.compare_exchange(connection.number(), 0, SeqCst, SeqCst).is_ok() {
             drop(tokio::spawn(async move {
                 while shared.queue().ended.is_none() && shared.attached.load(SeqCst) == 0 {
                     if let Err((index, _)) = shared.connection(shared.timeout).await {
@@ -131,7 +132,7 @@ fn open_net(options: Options, shared: &Arc<Shared>) -> Result<Net> {
     };
     let settings =
         net::Settings { backoff_max: Duration::from_millis(200), connect_timeout: Duration::from_secs(1), ..net::Settings::default() };
-    let service = Arc::new(Ear(shared.clone()));
+    let service = Arc::new(Ear(Arc::downgrade(shared)));
     let (transport, security, rng) = (options.transport, options.security, options.rng);
     Net::new(net::Parts { transport, security, hello, settings, service, admission: Arc::new(Members), rng })
 }

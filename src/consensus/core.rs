@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,7 +44,7 @@ pub trait Transport: Send + Sync {
 
 /// Answers messages of other members, once the member that it was given to has started.
 #[derive(Clone, Default)]
-pub struct Server(Arc<OnceLock<Arc<Core>>>);
+pub struct Server(Arc<OnceLock<Weak<Core>>>);
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,13 +57,16 @@ impl Server {
     /// member's runtime.
     pub fn serve(&self, from: Option<(String, u128)>, body: Bytes) -> Call {
         match self.0.get() {
-            Some(core) => Box::pin(super::serve::serve(core.clone(), from, body)),
+            Some(core) => match core.upgrade() {
+                Some(core) => Box::pin(super::serve::serve(core, from, body)),
+                None => Box::pin(async { Err(Status::Closed.into()) }),
+            },
             None => Box::pin(async { Err(Error::new(Status::Unavailable, "the node is starting")) }),
         }
     }
 
     pub(super) fn bind(&self, core: &Arc<Core>) {
-        drop(self.0.set(core.clone()));
+        drop(self.0.set(Arc::downgrade(core)));
     }
 }
 

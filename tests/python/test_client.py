@@ -231,3 +231,32 @@ def test_asyncio(tmp_path):
 
     with Cluster(tmp_path) as cluster:
         asyncio.run(main(cluster.addresses))
+
+
+LEFT = """
+import gc, os, sys, tempfile, tenure
+
+def opened(number):
+    with tenure.connect(sys.argv[1]) as client:
+        client.acquire('k').release()
+    address = sys.argv[2]
+    with tempfile.TemporaryDirectory() as where:
+        with tenure.Node(node_id='n0', listen=address, peers={'n0': address}, data_dir=where + '/n0') as member:
+            member.wait_ready(60)
+
+def left():
+    gc.collect()
+    return len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+
+opened(0)
+before = left()
+for n in range(5):
+    opened(n)
+print(before == left() or (before, left()))
+"""
+
+
+def test_what_is_closed_leaves_no_descriptor_and_no_thread(tmp_path, program):
+    with Cluster(tmp_path, 1) as cluster:
+        ended = program(LEFT, cluster.addresses[0], free_address(), seconds=2 * LIMIT)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
