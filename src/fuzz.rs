@@ -211,7 +211,7 @@ fn operation(b: &[u8]) -> Request {
         1 => Op::RenewSession,
         2 => Op::CloseSession,
         3..=5 => Op::Acquire { key: key(b[2]), spec, wait_ms, req },
-        6 => Op::AcquireAll { keys: (0..b[3] % 4).map(|i| key(b[2] + i % 2)).collect(), spec, wait_ms, req },
+        6 => Op::AcquireAll { keys: (0..b[3] % 4).map(|i| key(b[2].wrapping_add(i % 2))).collect(), spec, wait_ms, req },
         7 => Op::Cancel { keys: vec![key(b[2]), key(b[3])], req },
         8 => Op::Release { key: key(b[2]), token },
         9 => Op::ReleaseAll,

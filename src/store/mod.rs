@@ -7,6 +7,7 @@
 
 #[cfg(any(test, tenure_fuzz))]
 #[allow(clippy::unwrap_used)]
+#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod crash_disk;
 mod dir;
 pub mod disk;
