@@ -57,9 +57,10 @@ test-python: python lib server ## C, C++, Python and server tests, driven by pyt
 	@$(PY) -m pytest -n 2 tests/python
 
 .PHONY: test-faults
-test-faults: python server ## clusters and servers under seeded faults, cut networks too (as root); SEEDS and FAULTS for more
+test-faults: python server ## clusters and servers under faults, cut networks and failing disks too (as root); SEEDS and FAULTS for more
 	@scripts/setup.sh $(VENV) faults
-	@FAULT_SEEDS=$$(seq -s, $(or $(SEEDS),5)) $(PY) -m pytest -n 2 -s tests/python/test_cluster_faults.py tests/python/test_cluster_network.py
+	@FAULT_SEEDS=$$(seq -s, $(or $(SEEDS),5)) $(PY) -m pytest -n 2 -s tests/python/test_cluster_faults.py tests/python/test_cluster_network.py \
+	  tests/python/test_machine_faults.py
 	@$(PY) tests/python/kv/faults.py --seeds $(or $(SEEDS),20) --faults $(or $(FAULTS),10)
 
 .PHONY: soak

@@ -24,6 +24,8 @@ fi
 if [ "${2:-}" = faults ] && [ "$(id -u)" = 0 ]; then
   has_command ip iproute2
   has_command nft nftables
+  has_command strace strace
+  has_command mkfs.ext4 e2fsprogs
 fi
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 

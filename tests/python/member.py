@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 import tenure
-from load import Load
+from soakload import Load
 from workload import Work
 
 _writing = threading.Lock()
