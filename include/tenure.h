@@ -896,6 +896,36 @@ typedef struct tenure_lock_service {
 } tenure_lock_service;
 
 /**
+ * Says whether a run of a schedule may begin on this node: #TENURE_OK if it may, any other number if not; then err->message, which it finds empty, may
+ * say why. `target` is empty for a singleton. Called on a thread of the library, several at a time; one that takes longer than 5 s has said no. It
+ * must not throw, longjmp or end its thread, nor close the orchestrator. The texts are valid until it returns.
+ */
+typedef int32_t (*tenure_run_gate_fn)(void *user,
+                                      struct tenure_bytes schedule,
+                                      struct tenure_bytes target,
+                                      struct tenure_error *err);
+
+/**
+ * Given to a #tenure_topology_fn, and valid until that returns: takes one shard with the names of the nodes that have it. Returns #TENURE_OK, or
+ * #TENURE_INVALID_ARGUMENT, and then the whole answer counts as a failure.
+ */
+typedef int32_t (*tenure_shard_fn)(void *shards,
+                                   struct tenure_bytes shard,
+                                   const struct tenure_bytes *nodes,
+                                   size_t count);
+
+/**
+ * Names the shards of a schedule: calls `add` with `shards` once for each. Returns #TENURE_OK, or any other number when it cannot tell; then
+ * err->message, which it finds empty, may say why. Called on a thread of the library. It must not throw, longjmp or end its thread, nor close the
+ * orchestrator.
+ */
+typedef int32_t (*tenure_topology_fn)(void *user,
+                                      struct tenure_bytes schedule,
+                                      tenure_shard_fn add,
+                                      void *shards,
+                                      struct tenure_error *err);
+
+/**
  * One try of one task. 0 names none. Any thread may use it.
  */
 typedef struct tenure_task {
@@ -1998,6 +2028,37 @@ int32_t tenure_orchestrator_ask(struct tenure_orchestrator orchestrator,
                                 size_t len,
                                 size_t *out_needed,
                                 struct tenure_error *err);
+
+/**
+ * Adds a gate: asked before each attempt that begins on this node. While it refuses, or does not answer within 5 s, the run is put off and asked about
+ * again 5 s later, with what it said as the run's reason; nothing fails by it.
+ *
+ * Parameters: orchestrator; gate - see #tenure_run_gate_fn; user - passed to it; free - called once with `user` when no call of the gate goes on
+ * or will come, on any thread, not in a forked child; or NULL; err - or NULL.
+ * Returns: #TENURE_OK; #TENURE_INVALID_ARGUMENT; #TENURE_CLOSED; #TENURE_POISONED; #TENURE_BAD_HANDLE; #TENURE_FORKED.
+ * Memory: `user` is the library's from success until it calls `free`, and stays the caller's otherwise. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_orchestrator_add_gate(struct tenure_orchestrator orchestrator,
+                                     tenure_run_gate_fn gate,
+                                     void *user,
+                                     void (*free)(void *user),
+                                     struct tenure_error *err);
+
+/**
+ * Says which shards there are, for schedules of scope `each_shard`. It is asked before each of their ticks, on the node that gives out work: every node
+ * needs it that may come to do so. When it fails, or does not answer within 5 s, the shards are taken to be what they were, and status and
+ * health say so; before its first answer there are none.
+ *
+ * Parameters: orchestrator; topology - see #tenure_topology_fn; NULL for none; user - passed to it; free - called once with `user` when no call goes on
+ * or will come, on any thread, not in a forked child; or NULL; err - or NULL.
+ * Returns: as tenure_orchestrator_add_gate(). Memory: `user` is the library's from success until it calls `free`, and stays the caller's otherwise,
+ * also where topology is NULL. Threads: any, also in callbacks. Since: 0.1.
+ */
+int32_t tenure_orchestrator_set_topology(struct tenure_orchestrator orchestrator,
+                                         tenure_topology_fn topology,
+                                         void *user,
+                                         void (*free)(void *user),
+                                         struct tenure_error *err);
 
 /**
  * Opens a node over a lock service of the host's: its sessions, renewals, events and gates work over that service. See docs/plug-ins.md.

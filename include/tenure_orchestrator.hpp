@@ -4,6 +4,7 @@
 #define TENURE_ORCHESTRATOR_HPP
 
 #include <cstring>
+#include <variant>
 
 #include "tenure.hpp"
 #include "tenure_plug.hpp"
@@ -86,6 +87,22 @@ class Task {
 using TaskResult = std::optional<std::string>;
 using TaskHandler = std::function<TaskResult(const Task&)>;
 
+// Why a run of a schedule must not begin on this node now; nothing when it may. The target is empty for a singleton. Any thread may call it, several
+// at a time; one that takes longer than 5 s has said no, and so has one that throws.
+using RunGate = std::function<std::optional<std::string>(std::string_view schedule, std::string_view target)>;
+
+// A shard, and the names of the nodes that have it.
+struct Shard {
+  std::string name;
+  std::vector<std::string> nodes;
+};
+// Why something cannot be told.
+struct Failure {
+  std::string why;
+};
+// The shards of a schedule. Any thread may call it. One that throws, or takes longer than 5 s, has failed as well.
+using ShardsOf = std::function<std::variant<std::vector<Shard>, Failure>(std::string_view schedule)>;
+
 struct OrchestratorOptions {
   // JSON, see tenure_orchestrator_open(); empty for the defaults.
   std::string_view json{};
@@ -110,6 +127,21 @@ class Orchestrator {
   Result<void> on(std::string_view kind, TaskHandler handler) { return add(kind, std::move(handler), 0); }
   // Returns at once, without failure when it has begun; Task::finish() is called later, from anywhere.
   Result<void> on_deferred(std::string_view kind, TaskHandler handler) { return add(kind, std::move(handler), TENURE_TASK_DEFERRED); }
+
+  // Asked before each attempt that begins on this node; while it says why not, the run is put off, with that as its reason.
+  Result<void> add_gate(RunGate gate) {
+    return host<RunGate>(std::move(gate), [&](RunGate* user, tenure_error* e) {
+      return tenure_orchestrator_add_gate(get(), &Orchestrator::ask_gate, user, &Orchestrator::drop<RunGate>, e);
+    });
+  }
+  // Asked before each tick of schedules of scope each_shard, on the node that gives out work; an empty function for none. What fails leaves the
+  // shards as they were, and is told in status and health.
+  Result<void> set_topology(ShardsOf topology) {
+    if (!topology) return detail::checked([&](tenure_error* e) { return tenure_orchestrator_set_topology(get(), nullptr, nullptr, nullptr, e); });
+    return host<ShardsOf>(std::move(topology), [&](ShardsOf* user, tenure_error* e) {
+      return tenure_orchestrator_set_topology(get(), &Orchestrator::ask_topology, user, &Orchestrator::drop<ShardsOf>, e);
+    });
+  }
 
   // Writes a schedule; its revision.
   Result<uint64_t> put(std::string_view schedule, uint64_t expected = TENURE_ANY_REVISION) {
@@ -193,15 +225,20 @@ class Orchestrator {
     return out;
   }
 
-  Result<void> add(std::string_view kind, TaskHandler handler, uint32_t flags) {
-    auto user = std::make_unique<TaskHandler>(std::move(handler));
+  // Hands a function of the host's over.
+  template <class F, class Call>
+  static Result<void> host(F function, Call&& call) {
+    auto user = std::make_unique<F>(std::move(function));
     tenure_error err;
-    if (tenure_orchestrator_register(get(), detail::bytes(kind), &Orchestrator::call, user.get(), &Orchestrator::drop, flags, &err) != TENURE_OK) {
-      return Error(err);
-    }
+    if (call(user.get(), &err) != TENURE_OK) return Error(err);
     // The library's from here on.
     static_cast<void>(user.release());
     return {};
+  }
+  Result<void> add(std::string_view kind, TaskHandler handler, uint32_t flags) {
+    return host<TaskHandler>(std::move(handler), [&](TaskHandler* user, tenure_error* e) {
+      return tenure_orchestrator_register(get(), detail::bytes(kind), &Orchestrator::call, user, &Orchestrator::drop<TaskHandler>, flags, e);
+    });
   }
 
   static int32_t failed(tenure_error* err, std::string_view why) noexcept {
@@ -211,9 +248,29 @@ class Orchestrator {
     return TENURE_SERVICE_FAILED;
   }
   static int32_t call(void* user, tenure_task task, tenure_error* err) noexcept {
+    return guarded(err, [&] { return (*static_cast<TaskHandler*>(user))(Task(task)); });
+  }
+  static int32_t ask_gate(void* user, tenure_bytes schedule, tenure_bytes target, tenure_error* err) noexcept {
+    return guarded(err, [&] { return (*static_cast<RunGate*>(user))(detail::view(schedule), detail::view(target)); });
+  }
+  static int32_t ask_topology(void* user, tenure_bytes schedule, tenure_shard_fn add, void* shards, tenure_error* err) noexcept {
+    return guarded(err, [&]() -> std::optional<std::string> {
+      const auto told = (*static_cast<ShardsOf*>(user))(detail::view(schedule));
+      if (const auto* failure = std::get_if<Failure>(&told)) return failure->why;
+      for (const Shard& shard : *std::get_if<std::vector<Shard>>(&told)) {
+        std::vector<tenure_bytes> nodes;
+        for (const std::string& node : shard.nodes) nodes.push_back(detail::bytes(node));
+        add(shards, detail::bytes(shard.name), nodes.data(), nodes.size());
+      }
+      return {};
+    });
+  }
+  // Runs a function of the host's that says why not.
+  template <class F>
+  static int32_t guarded(tenure_error* err, F&& function) noexcept {
     const auto run = [&]() -> int32_t {
-      const TaskResult ended = (*static_cast<TaskHandler*>(user))(Task(task));
-      return ended ? failed(err, *ended) : static_cast<int32_t>(TENURE_OK);
+      const std::optional<std::string> why = function();
+      return why ? failed(err, *why) : static_cast<int32_t>(TENURE_OK);
     };
 #if defined(__cpp_exceptions)
     try {
@@ -227,8 +284,9 @@ class Orchestrator {
     return run();
 #endif
   }
+  template <class F>
   static void drop(void* user) noexcept {
-    detail::contained([&] { delete static_cast<TaskHandler*>(user); });
+    detail::contained([&] { delete static_cast<F*>(user); });
   }
 
   detail::Handle<tenure_orchestrator, tenure_orchestrator_free> handle_;

@@ -39,6 +39,13 @@ class Bell(Protocol):
         """Must not wait."""
 
 
+class Host(Protocol):
+    """Answers an orchestrator's questions."""
+
+    def ask(self, question: _core.Question) -> None:
+        """Must not wait."""
+
+
 class Inbox:
     """What this process waits for."""
 
@@ -49,6 +56,7 @@ class Inbox:
         self._bells: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
         self._nodes: weakref.WeakValueDictionary[int, Node] = weakref.WeakValueDictionary()
         self._orchestrators: weakref.WeakValueDictionary[int, Orchestrator] = weakref.WeakValueDictionary()
+        self._hosts: weakref.WeakValueDictionary[int, Host] = weakref.WeakValueDictionary()
         self._numbers = itertools.count(1)
 
     def number(self) -> int:
@@ -86,6 +94,14 @@ class Inbox:
         tag = self.number()
         with self._lock:
             self._bells[tag] = bell
+        return tag
+
+    def house(self, host: Host) -> int:
+        """A tag under which ``host.ask()`` is called as long as it lives."""
+        self.start()
+        tag = self.number()
+        with self._lock:
+            self._hosts[tag] = host
         return tag
 
     def forget(self, tag: int) -> None:
@@ -140,6 +156,12 @@ class Inbox:
                 task.finish("its orchestrator is gone")
             else:
                 orchestrator._deliver(task)
+        elif item[0] == "question":
+            _, tag, question = item
+            with self._lock:
+                host = self._hosts.get(tag)
+            if host is not None:
+                host.ask(question)
         elif item[0] == "event":
             _, number, fields = item
             with self._lock:

@@ -29,10 +29,11 @@ InboxItem = Union[
     tuple[Literal["event"], int, dict[str, Any]],
     tuple[Literal["ready"], int],
     tuple[Literal["task"], int, "_core.Task"],
+    tuple[Literal["question"], int, "_core.Question"],
     tuple[Literal["log"], int, str, str],
 ]
 """What the core has to say: an answer (tag, token, error), an event (node, fields), a watch that has something (tag),
-a task (orchestrator, task), a log record (level, name, text)."""
+a task (orchestrator, task), a question of an orchestrator's (tag, question), a log record (level, name, text)."""
 
 
 class LockOptions(TypedDict, total=False):

@@ -7,13 +7,14 @@ acquisition leaves nothing held, even when the grant was already on its way; so 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenure import node as _sync
 from tenure._aio_gate import Gate
 from tenure._aio_granter import Granter, open_granter
+from tenure._aio_orchestrator import Orchestrator, Task
 from tenure._aio_watch import Election, Leaders, Leadership, Watch
 from tenure._grant import BaseGrant
 from tenure._grant import Lost as _Lost
@@ -43,10 +44,12 @@ __all__ = [
     "Leadership",
     "Lost",
     "Node",
+    "Orchestrator",
     "Order",
     "Permit",
     "Promise",
     "Session",
+    "Task",
     "Verdict",
     "Watch",
     "connect",
@@ -528,6 +531,10 @@ class Node(_Locks):
     async def gate(self, name: str = "writes", mode: GateMode | None = None, **options: Any) -> Gate:
         """Opens a write gate. As :meth:`tenure.Node.gate`."""
         return Gate(await self._run(lambda: self._sync.gate(name, mode, **options)), self._waits)
+
+    async def orchestrator(self, labels: Mapping[str, str] | None = None, **options: Any) -> Orchestrator:
+        """Makes an orchestrator. As :meth:`tenure.Node.orchestrator`."""
+        return Orchestrator(await self._run(lambda: self._sync.orchestrator(labels, **options)), self._waits)
 
     async def status(self) -> dict[str, Any]:
         """As :meth:`tenure.Node.status`."""

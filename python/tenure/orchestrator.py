@@ -19,13 +19,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast
 
 from tenure import _core
 from tenure._inbox import inbox
@@ -45,6 +46,13 @@ logger = logging.getLogger("tenure")
 TaskHandler = Callable[["Task"], Any]
 """Does a task. It fails by raising; what it returns is of no account. May be a coroutine function."""
 
+RunGate = Callable[[str, str], Union[str, None]]
+"""Given the id of a schedule and the target: ``None`` when a run of it may begin on this node now, else why not."""
+
+Topology = Callable[[str], Mapping[str, "list[str]"]]
+"""Given the id of a schedule: its shards, each with the names of the nodes that have it."""
+
+Gated = TypeVar("Gated", bound=RunGate)
 Handled = TypeVar("Handled", bound=TaskHandler)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -234,6 +242,38 @@ def _readable(value: Any) -> Any:
     return found
 
 
+class _Host:
+    """A function of the host's that the core asks. Each call has a thread of its own: the inbox's must not wait."""
+
+    def __init__(self, call: Callable[[_core.Question], None], name: str) -> None:
+        self._call = call
+        self._name = name
+
+    def ask(self, question: _core.Question) -> None:
+        threading.Thread(target=self._call, args=(question,), name=self._name, daemon=True).start()
+
+
+def _ask_gate(gate: RunGate, question: _core.Question) -> None:
+    try:
+        said = gate(question.schedule, question.target)
+        if said is not None and not isinstance(said, str):
+            raise TypeError(f"a gate says None or why not, and this one said {said!r}")
+    except BaseException as error:
+        # Whatever happened to it: closed.
+        logger.warning("a gate of %s failed", question.schedule, exc_info=True)
+        said = f"{type(error).__name__}: {error}"
+    question.gate(said)
+
+
+def _ask_topology(topology: Topology, question: _core.Question) -> None:
+    try:
+        said = [(str(shard), [nodes] if isinstance(nodes, str) else list(nodes)) for shard, nodes in topology(question.schedule).items()]
+        question.shards(said)
+    except BaseException as error:
+        logger.warning("the topology of %s failed", question.schedule, exc_info=True)
+        question.failed(f"{type(error).__name__}: {error}")
+
+
 class Orchestrator:
     """The orchestrator of a node: ``node.orchestrator()``. Any thread may use it. A context manager that closes."""
 
@@ -241,6 +281,8 @@ class Orchestrator:
         self._core = core
         self._sim = sim
         self._handlers: dict[str, TaskHandler] = {}
+        self._gates: list[_Host] = []
+        self._topology: _Host | None = None
         self._runner: Runner | None = None
 
     def task(self, kind: str) -> Callable[[Handled], Handled]:
@@ -259,6 +301,29 @@ class Orchestrator:
             return handler
 
         return register
+
+    def add_gate(self, gate: Gated) -> Gated:
+        """Adds a gate, also as a decorator: ``gate(schedule_id, target)`` is asked before each attempt that begins on this node.
+
+        It returns ``None`` when the run may begin, else why not; then the run is put off and asked about again 5 s later, with that as
+        its ``reason`` in ``run()`` and ``runs()``. One that raises, or takes longer than 5 s, has said no. Called on a thread of its own.
+        """
+        host = _Host(functools.partial(_ask_gate, gate), "tenure-gate")
+        self._core.add_gate(inbox().house(host))
+        self._gates.append(host)
+        return gate
+
+    def set_topology(self, topology: Topology | None) -> None:
+        """Says which shards there are, for schedules of scope ``each_shard``.
+
+        ``topology(schedule_id)`` returns ``{"shard": ["node", ...]}``: the nodes that have it. It is asked before each tick, on the node
+        that gives out work: every node needs it that may come to do so. When it raises, or takes longer than 5 s, the shards are taken
+        to be what they were, and ``status()["shards"]`` and ``health()`` say so; before its first answer there are none. Called on a
+        thread of its own.
+        """
+        host = None if topology is None else _Host(functools.partial(_ask_topology, topology), "tenure-shards")
+        self._core.set_topology(None if host is None else inbox().house(host))
+        self._topology = host
 
     def schedule(self, schedule_id: str, tasks: Any, *, expected: int | None = None, **fields: Any) -> int:
         """Writes a schedule; returns its revision.

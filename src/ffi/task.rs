@@ -2,18 +2,16 @@
 
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use super::args::{Out, TextOut, User, bytes, ms_up, text};
-use super::error::plain;
+use super::args::{Out, TextOut, bytes, ms_up, text};
 use super::guard::{guard_clone, guard_on, guard_or};
-use super::inject;
+use super::host::Host;
 use super::log;
 use super::orchestrator::{OrchestratorObject, tenure_orchestrator};
 use super::table::{self, Object};
 use super::types::{tenure_bytes, tenure_error};
-use crate::base::{Error, Result, Status, process};
+use crate::base::{Error, Result, Status};
 use crate::node::orchestrator::{Handler, Stop, TaskContext, TaskResult};
 
 /// Longest kind and message that are looked at.
@@ -119,45 +117,13 @@ impl TaskObject {
     }
 }
 
-/// A host's handler; freed when nobody uses it any more.
-struct HostHandler {
-    call: unsafe extern "C" fn(*mut c_void, tenure_task, *mut tenure_error) -> i32,
-    user: User,
-    free: Option<unsafe extern "C" fn(*mut c_void)>,
-    /// Whether the library has taken it over, and so frees it.
-    taken: AtomicBool,
-    generation: u64,
-}
+type TaskFn = unsafe extern "C" fn(*mut c_void, tenure_task, *mut tenure_error) -> i32;
 
-impl Drop for HostHandler {
-    fn drop(&mut self) {
-        if let Some(free) = self.free
-            && self.taken.load(SeqCst)
-            && process::check_generation(self.generation).is_ok()
-        {
-            // SAFETY: the host's function, called once: no call of the handler goes on or will come.
-            unsafe { free(self.user.get()) };
-        }
-    }
-}
-
-impl HostHandler {
+impl Host<TaskFn> {
     /// Runs it on a task with this handle; its end.
     fn run(&self, task: u64) -> TaskResult {
-        inject::callback();
-        let mut err = plain(&Ok(()));
         // SAFETY: the host's function, called as the header says.
-        let code = unsafe { (self.call)(self.user.get(), tenure_task { id: task }, &mut err) };
-        if code == Status::Ok as i32 {
-            return Ok(());
-        }
-        let said: Vec<u8> = err.message.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        Err(match Status::from_code(code) {
-            _ if !said.is_empty() => said,
-            Some(status) => status.spec().text.to_owned(),
-            None => format!("the handler returned {code}"),
-        })
+        self.ask("handler", |call, user, err| unsafe { call(user, tenure_task { id: task }, err) })
     }
 
     fn blocking(&self, context: &TaskContext) -> TaskResult {
@@ -212,18 +178,14 @@ pub unsafe extern "C" fn tenure_orchestrator_register(
         }
         // SAFETY: the header asks for readable bytes.
         let kind = unsafe { text(kind, "kind", TEXT_MAX)? };
-        process::watch_forks();
-        let taken = AtomicBool::new(false);
-        let host = Arc::new(HostHandler { call, user: User(user), free, taken, generation: process::generation() });
+        let host = Host::new(call, user, free);
         let own = host.clone();
         let handler = if flags & TENURE_TASK_DEFERRED == 0 {
             Handler::Blocking(Arc::new(move |context: &TaskContext| own.blocking(context)))
         } else {
             Handler::Deferred(Arc::new(move |context| own.deferred(context)))
         };
-        // Taken first: the handler may be gone again when this returns.
-        host.taken.store(true, SeqCst);
-        o.0.register(kind, handler).inspect_err(|_| host.taken.store(false, SeqCst))
+        host.hand(|| o.0.register(kind, handler))
     })
 }
 

@@ -97,8 +97,9 @@ impl Changes {
     }
 }
 
-/// Names a host's shards: each with the names of the nodes that have it.
-pub type Topology<'a> = &'a dyn Fn(&Schedule) -> Vec<(String, Vec<String>)>;
+/// Names a host's shards: each with the names of the nodes that have it. `None` when that is not known yet; then [`Planner::look_again`] is called
+/// once it is.
+pub type Topology<'a> = &'a dyn Fn(&Schedule) -> Option<Vec<(String, Vec<String>)>>;
 
 /// Proposals, and when to plan again.
 #[derive(Debug, Default)]
@@ -195,6 +196,13 @@ impl Planner {
         self.copies.remove(id);
         if let Some(at) = self.look_at.remove(id) {
             self.looks.remove(&(at, id.to_owned()));
+        }
+    }
+
+    /// Looks at a schedule in the next plan.
+    pub fn look_again(&mut self, id: &str) {
+        if self.copies.contains_key(id) {
+            self.look(id, i64::MIN);
         }
     }
 
@@ -329,7 +337,7 @@ fn wishes(
     let ageing = |waited_ms: i64| u64::from(definition.priority) + (waited_ms.max(0) / 1000) as u64;
 
     // Runs that wait: lost ones, postponed ones, those that were asked for, those that met another.
-    let targets = targets(&definition, workers, topology);
+    let Some(targets) = targets(&definition, workers, topology) else { return Some(now_ms + NOBODY_MS) };
     for run in &copy.runs {
         let Some(due_at) = run.due_at else { continue };
         if due_at > local_ms {
@@ -340,7 +348,13 @@ fn wishes(
             again = earliest(again, Some(until_ms));
             continue;
         }
-        let only = targets.iter().find(|t| t.name == run.target).and_then(|t| t.only.clone());
+        // What belongs to a node or a shard waits for it; nobody else does it.
+        let target = targets.iter().find(|t| t.name == run.target);
+        if target.is_none() && !run.target.is_empty() {
+            again = earliest(again, Some(now_ms + NOBODY_MS));
+            continue;
+        }
+        let only = target.and_then(|t| t.only.clone());
         match place_again(workers, &definition, &run.target, only.as_deref(), run.lost_by) {
             None => again = earliest(again, Some(now_ms + NOBODY_MS)),
             Some(worker) => out.push(Wish {
@@ -423,8 +437,8 @@ struct Target {
     since_ms: i64,
 }
 
-fn targets(definition: &Schedule, workers: &[Worker], topology: Topology<'_>) -> Vec<Target> {
-    match definition.scope {
+fn targets(definition: &Schedule, workers: &[Worker], topology: Topology<'_>) -> Option<Vec<Target>> {
+    Some(match definition.scope {
         Some(Scope::EachNode { .. }) => {
             let mut nodes: BTreeMap<&str, i64> = BTreeMap::new();
             for worker in workers.iter().filter(|w| w.can(definition)) {
@@ -434,8 +448,8 @@ fn targets(definition: &Schedule, workers: &[Worker], topology: Topology<'_>) ->
             nodes.into_iter().map(target).collect()
         }
         Some(Scope::EachShard { .. }) => {
-            topology(definition).into_iter().map(|(name, nodes)| Target { name, only: Some(nodes), since_ms: i64::MIN }).collect()
+            topology(definition)?.into_iter().map(|(name, nodes)| Target { name, only: Some(nodes), since_ms: i64::MIN }).collect()
         }
         Some(Scope::Singleton) | None => vec![Target { name: String::new(), only: None, since_ms: i64::MIN }],
-    }
+    })
 }

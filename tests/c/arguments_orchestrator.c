@@ -33,6 +33,16 @@ static void never(void *user) {
   CHECK(!"a handler that was refused was freed");
 }
 
+static int32_t gate(void *user, tenure_bytes schedule, tenure_bytes target, tenure_error *e) {
+  (void)user, (void)schedule, (void)target, (void)e;
+  return TENURE_OK;
+}
+
+static int32_t topology(void *user, tenure_bytes schedule, tenure_shard_fn add, void *shards, tenure_error *e) {
+  (void)user, (void)schedule, (void)add, (void)shards, (void)e;
+  return TENURE_OK;
+}
+
 static int32_t work(void *user, tenure_task task, tenure_error *e) {
   (void)e;
   char long_text[5000];
@@ -82,6 +92,8 @@ int main(void) {
     REFUSED(TENURE_BAD_HANDLE, PATCH_THEMIS(g, text("s"), text("{}")));
     REFUSED(TENURE_BAD_HANDLE, REPLACE_THEMIS(g, text("s"), text("{}")));
     REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_set_lock(g, NULL, err));
+    REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_add_gate(g, gate, NULL, never, err));
+    REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_set_topology(g, topology, NULL, never, err));
     REFUSED(TENURE_BAD_HANDLE, REMOVE(g, text("s")));
     REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_enable(g, text("s"), true, err));
     REFUSED(TENURE_BAD_HANDLE, tenure_orchestrator_pause(g, text("s"), empty, 0, err));
@@ -133,6 +145,8 @@ int main(void) {
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_open(node, empty, NULL, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_register(x, text("k"), NULL, NULL, never, 0, err));
   REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_register(x, text("k"), work, NULL, never, 2, err));
+  REFUSED(TENURE_INVALID_ARGUMENT, tenure_orchestrator_add_gate(x, NULL, NULL, never, err));
+  OK(tenure_orchestrator_set_topology(x, NULL, NULL, never, err));
   REFUSED(TENURE_INVALID_ARGUMENT, REGISTER(x, empty));
   REFUSED(TENURE_INVALID_ARGUMENT, REGISTER(x, text("a b")));
   REFUSED(TENURE_INVALID_ARGUMENT, PUT(x, empty));

@@ -20,14 +20,14 @@ check() {
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 "$program" "$@" || { echo "$name failed" >&2; exit 1; }
 }
 with_folder="fence arguments_fence panics_fence"
-for name in arguments verbs gates panics granter arguments_granter panics_granter orchestrator arguments_orchestrator panics_orchestrator process fuzz $with_folder; do
+for name in arguments verbs gates panics granter arguments_granter panics_granter orchestrator orchestrator_host arguments_orchestrator panics_orchestrator process fuzz $with_folder; do
   cc -std=c11 $flags "$root/tests/c/$name.c" "$library" -o "$out/$name" $system
 done
 for name in wrapper lock maintenance orchestrator; do
   [ $name = orchestrator ] && as=orchestrator_cpp || as=$name
   c++ -std=c++17 $flags "$root/tests/cpp/$name.cpp" "$library" -o "$out/$as" $system
 done
-for name in arguments verbs gates panics granter arguments_granter panics_granter orchestrator arguments_orchestrator panics_orchestrator orchestrator_cpp maintenance lock; do check $name; done
+for name in arguments verbs gates panics granter arguments_granter panics_granter orchestrator orchestrator_host arguments_orchestrator panics_orchestrator orchestrator_cpp maintenance lock; do check $name; done
 for name in $with_folder wrapper; do
   mkdir "$out/$name.d"
   check $name "$out/$name.d"

@@ -22,6 +22,8 @@
     tenure_test_inject(0, 0);                \
   } while (0)
 
+static volatile int panicking;
+
 static int32_t work(void *user, tenure_task task, tenure_error *e) {
   (void)user, (void)e;
   tenure_task_info info = TENURE_TASK_INFO_INIT;
@@ -41,6 +43,47 @@ static int32_t work(void *user, tenure_task task, tenure_error *e) {
   tenure_test_inject(0, 0);
   OK(tenure_task_check(task, NULL, err));
   return TENURE_OK;
+}
+
+static int32_t gate(void *user, tenure_bytes id, tenure_bytes target, tenure_error *e) {
+  (void)user, (void)id, (void)target, (void)e;
+  return TENURE_OK;
+}
+
+/* The shards are taken once the panics in them are over. */
+static int32_t topology(void *user, tenure_bytes id, tenure_shard_fn add, void *shards, tenure_error *e) {
+  (void)user, (void)id, (void)e;
+  if (panicking) tenure_test_inject(1, 0);
+  const int32_t answer = add(shards, text("a"), NULL, 0);
+  tenure_test_inject(0, 0);
+  CHECK(answer == (panicking ? TENURE_PANIC : TENURE_OK));
+  return TENURE_OK;
+}
+
+static int says(tenure_orchestrator x, const char *what, uint64_t number, const char *words) {
+  static char json[8192];
+  size_t needed;
+  OK(tenure_orchestrator_ask(x, text(what), text(""), number, json, sizeof json, &needed, err));
+  return strstr(json, words) != NULL;
+}
+
+/* A panic around a gate closes it for that time; one in or around a topology leaves what was known. */
+static void asks(tenure_orchestrator x) {
+  uint64_t run = 0;
+  OK(tenure_orchestrator_add_gate(x, gate, NULL, NULL, err));
+  tenure_test_inject(0, 1);
+  OK(tenure_orchestrator_run_now(x, text("s"), text(""), &run, err));
+  EVENTUALLY(says(x, "run", run, "a gate panicked"));
+  OK(tenure_orchestrator_cancel(x, run, text(""), err));
+  panicking = 1;
+  OK(tenure_orchestrator_set_topology(x, topology, NULL, NULL, err));
+  OK(tenure_orchestrator_put(x, text("{\"id\": \"e\", \"scope\": {\"each_shard\": {}}, \"every_ms\": 1000, \"tasks\": [{\"kind\": \"work\"}]}"), 0, NULL, err));
+  EVENTUALLY(says(x, "status", 0, "a panic while a shard was taken"));
+  panicking = 0;
+  EVENTUALLY(says(x, "status", 0, "{\"count\":1,\"failure\":null}"));
+  tenure_test_inject(0, 1);
+  EVENTUALLY(says(x, "status", 0, "the topology panicked"));
+  OK(tenure_orchestrator_remove(x, text("e"), TENURE_ANY_REVISION, err));
 }
 
 static void fails(tenure_orchestrator x, uint32_t callbacks) {
@@ -69,6 +112,8 @@ int main(void) {
   POISONS(tenure_orchestrator_patch_themis(x, s, text("{}"), &number, err));
   POISONS(tenure_orchestrator_replace_themis(x, s, text("{}"), &number, err));
   POISONS(tenure_orchestrator_set_lock(x, NULL, err));
+  POISONS(tenure_orchestrator_add_gate(x, gate, NULL, NULL, err));
+  POISONS(tenure_orchestrator_set_topology(x, topology, NULL, NULL, err));
   POISONS(tenure_orchestrator_remove(x, s, 0, err));
   POISONS(tenure_orchestrator_enable(x, s, true, err));
   POISONS(tenure_orchestrator_pause(x, s, empty, 0, err));
@@ -86,6 +131,7 @@ int main(void) {
   fails(x, 1);
   /* Its handle was freed by nobody although the panic passed through: the next run is as good as the first, and fails by its own calls. */
   fails(x, 0);
+  asks(x);
   tenure_test_inject(1, 0);
   tenure_orchestrator_free(x);
   tenure_test_inject(0, 0);

@@ -35,8 +35,16 @@ static tenure::TaskResult fail(const tenure::Task&) {
 #endif
 }
 
+static std::optional<std::string> no_answer() {
+#if defined(__cpp_exceptions)
+  throw std::runtime_error("no answer");
+#else
+  return "no answer";
+#endif
+}
+
 int main() {
-  auto node = tenure::Node::open();
+  auto node = tenure::Node::open({{"node_id", "c++"}});
   CHECK(node);
   auto opened = tenure::Orchestrator::open(*node, {R"({"ramp_up_ms": 0})"});
   CHECK(opened);
@@ -106,6 +114,45 @@ int main() {
   CHECK(says(orchestrator.run(*run), "\"running\""));
   std::thread([&] { begun[0].finish(); }).join();
   eventually([&] { return says(orchestrator.run(*run), "\"succeeded\""); });
+
+  // What the host is asked: a gate that says why not, and then throws where it can; shards, and a topology that cannot tell.
+  std::atomic<int> answer{0};
+  auto asked = std::make_shared<int>(0);
+  CHECK(orchestrator.add_gate([&answer, asked](std::string_view schedule, std::string_view target) -> std::optional<std::string> {
+    if (schedule != "g") return {};
+    CHECK(target.empty());
+    if (answer == 0) return "disk 12 % free";
+    return answer == 1 ? no_answer() : std::nullopt;
+  }));
+  CHECK(orchestrator.put(R"({"id": "g", "scope": "singleton", "tasks": [{"kind": "work"}]})"));
+  std::atomic<int> worked{0}, shard_a{0}, other{0};
+  CHECK(orchestrator.on("work", [&](const tenure::Task& task) -> tenure::TaskResult {
+    ++(task.schedule() == "g" ? worked : task.target() == "a" ? shard_a : other);
+    return {};
+  }));
+  run = orchestrator.run_now("g");
+  CHECK(run);
+  for (const char* why : {"disk 12 % free", "no answer"}) {
+    eventually([&] { return says(orchestrator.run(*run), why); });
+    CHECK(worked == 0);
+    ++answer;
+  }
+  std::atomic<bool> gone{false};
+  const std::string name = "c++";
+  CHECK(orchestrator.set_topology([&gone, asked, name](std::string_view schedule) -> std::variant<std::vector<tenure::Shard>, tenure::Failure> {
+    CHECK(schedule == "e");
+    if (gone) return tenure::Failure{"the catalogue is gone"};
+    return std::vector<tenure::Shard>{{"a", {name, "elsewhere"}}, {"b", {"elsewhere"}}};
+  }));
+  CHECK(orchestrator.put(R"({"id": "e", "scope": {"each_shard": {}}, "every_ms": 1000, "tasks": [{"kind": "work"}]})"));
+  eventually([&] { return shard_a >= 2; });
+  gone = true;
+  eventually([&] { return says(orchestrator.status(), "the catalogue is gone"); });
+  const int before = shard_a;
+  eventually([&] { return shard_a > before; });
+  CHECK(other == 0 && orchestrator.remove("e") && orchestrator.set_topology({}));
+  eventually([&] { return asked.use_count() == 2; });
+  eventually([&] { return worked == 1; });
 
   // The rest of the verbs.
   CHECK(orchestrator.pause("nightly", "repair") && says(orchestrator.schedule("nightly"), "repair") && orchestrator.unpause("nightly"));

@@ -31,7 +31,7 @@ def c_program(prefix: Path, tmp_path: Path):
 PROGRAMS = ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter", "gate_fallback"]
 
 
-@pytest.mark.parametrize("name", [*PROGRAMS, "orchestrator", "arguments_orchestrator", "panics_orchestrator"])
+@pytest.mark.parametrize("name", [*PROGRAMS, "orchestrator", "orchestrator_host", "arguments_orchestrator", "panics_orchestrator"])
 def test_program(c_program, name):
     run([c_program(name)])
 

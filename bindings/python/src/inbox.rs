@@ -18,6 +18,8 @@ use tenure::base::{Error, Key, Token};
 use tenure::node::orchestrator::TaskContext;
 use tenure::node::{Event, Session};
 
+use crate::orchestrator::Question;
+
 /// Log records beyond this many waiting are dropped.
 const LOGS_MAX: usize = 10_000;
 
@@ -67,6 +69,11 @@ pub enum Item {
     Task {
         orchestrator: u64,
         context: TaskContext,
+    },
+    /// The orchestrator asks its host something, and waits for the answer.
+    Question {
+        tag: u64,
+        question: Question,
     },
     Log {
         level: u32,

@@ -43,7 +43,7 @@ mod _core {
     #[pymodule_export]
     use super::node::Node;
     #[pymodule_export]
-    use super::orchestrator::{Orchestrator, Simulation, Task};
+    use super::orchestrator::{Orchestrator, Question, Simulation, Task};
     #[pymodule_export]
     use super::plug::Plug;
     #[pymodule_export]
@@ -84,7 +84,7 @@ fn set_log_level(level: u32) {
 
 /// Waits for at most `timeout` seconds for what reaches Python without being asked for. `None` once the inbox is closed and empty.
 ///
-/// Items are `("done", tag, token, exception)`, `("event", node, fields)`, `("ready", tag)`, `("log", level, target, text)`.
+/// Items are `("done", tag, token, exception)`, `("event", node, fields)`, `("ready", tag)`, `("task", orchestrator, task)`, `("question", tag, question)`, `("log", level, target, text)`.
 #[pyfunction]
 fn inbox_take(py: Python<'_>, timeout: f64) -> PyResult<Option<Vec<Bound<'_, PyTuple>>>> {
     let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(3600));
@@ -103,6 +103,7 @@ fn convert(py: Python<'_>, item: Item) -> PyResult<Bound<'_, PyTuple>> {
         Item::Event { node, event } => ("event", node, node::event_fields(py, &event)?).into_pyobject(py),
         Item::Ready { tag } => ("ready", tag).into_pyobject(py),
         Item::Task { orchestrator, context } => ("task", orchestrator, orchestrator::Task::new(context)).into_pyobject(py),
+        Item::Question { tag, question } => ("question", tag, question).into_pyobject(py),
         Item::Log { level, target, text } => ("log", level, target, text).into_pyobject(py),
     }
 }

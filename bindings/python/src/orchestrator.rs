@@ -1,11 +1,12 @@
 //! The orchestrator: its verbs, the tasks that it hands to Python, and its virtual time.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tenure::base::Result;
-use tenure::node::orchestrator::{Handler, Orchestrator as Core, OrchestratorOptions, RunNow, TaskContext};
+use tenure::ledger::orch::Schedule;
+use tenure::node::orchestrator::{Handler, Orchestrator as Core, OrchestratorOptions, RunNow, ShardList, TaskContext, Topology};
 use tenure::node::{self, Simulation as CoreSimulation};
 
 use crate::args;
@@ -71,6 +72,27 @@ impl Orchestrator {
         let own = node.map(|node| node.lock_service(py)).transpose()?;
         let service = plug.map(Plug::service).or(own);
         self.call(py, |o| o.set_distributed_lock(service))
+    }
+
+    /// Adds a gate: its questions arrive in the inbox under this tag.
+    fn add_gate(&self, py: Python<'_>, tag: u64) -> PyResult<()> {
+        let ask = move |schedule: &Schedule, target: &str| match Question::ask(tag, &schedule.id, target) {
+            Some(Answer::Gate(said)) => said,
+            _ => Some("a gate went away without an answer".to_owned()),
+        };
+        self.call(py, |o| o.add_gate(Arc::new(ask)))
+    }
+
+    /// Sets the topology: its questions arrive in the inbox under this tag; or none.
+    fn set_topology(&self, py: Python<'_>, tag: Option<u64>) -> PyResult<()> {
+        let topology = tag.map(|tag| {
+            let ask = move |schedule: &Schedule| match Question::ask(tag, &schedule.id, "") {
+                Some(Answer::Shards(said)) => said,
+                _ => Err("the topology went away without an answer".to_owned()),
+            };
+            Arc::new(ask) as Arc<Topology>
+        });
+        self.call(py, |o| o.set_topology(topology))
     }
 
     /// Removes a schedule.
@@ -260,6 +282,51 @@ impl Task {
             t.finish(failure.map_or(Ok(()), Err));
             Ok(())
         })
+    }
+}
+
+/// What the host says.
+pub enum Answer {
+    /// Why a run may not begin, if it may not.
+    Gate(Option<String>),
+    Shards(std::result::Result<ShardList, String>),
+}
+
+/// What the orchestrator asks its host. A native thread waits for the answer; dropped without one, it waits no longer.
+#[pyclass(frozen, module = "tenure._core")]
+pub struct Question {
+    #[pyo3(get)]
+    schedule: String,
+    #[pyo3(get)]
+    target: String,
+    answer: mpsc::SyncSender<Answer>,
+}
+
+impl Question {
+    fn ask(tag: u64, schedule: &str, target: &str) -> Option<Answer> {
+        let (answer, told) = mpsc::sync_channel(1);
+        let question = Question { schedule: schedule.to_owned(), target: target.to_owned(), answer };
+        inbox::push(Item::Question { tag, question });
+        // The orchestrator itself does not wait for ever for whoever asks.
+        told.recv().ok()
+    }
+}
+
+#[pymethods]
+impl Question {
+    /// Answers a gate's question: `None` when the run may begin, else why not. The first answer counts.
+    fn gate(&self, why: Option<String>) {
+        let _ = self.answer.try_send(Answer::Gate(why));
+    }
+
+    /// Answers a topology's question.
+    fn shards(&self, shards: ShardList) {
+        let _ = self.answer.try_send(Answer::Shards(Ok(shards)));
+    }
+
+    /// The topology has failed.
+    fn failed(&self, why: String) {
+        let _ = self.answer.try_send(Answer::Shards(Err(why)));
     }
 }
 

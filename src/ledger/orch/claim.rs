@@ -36,7 +36,14 @@ impl State {
             return refusal;
         }
         let definition = entry.definition.clone();
-        if let Some(refusal) = self.crowded(entry, claim.tick_ms) {
+        if let Some(Scope::EachNode { halt_after_failures, .. }) = definition.scope
+            && halt_after_failures != 0
+            && entry.wave.0 == claim.tick_ms
+            && entry.wave.1 >= halt_after_failures
+        {
+            return OrchAnswer::Halted;
+        }
+        if let Some(refusal) = self.crowded(entry) {
             return refusal;
         }
         let (going_on, other) = self.going_on(entry, &claim.target);
@@ -80,6 +87,9 @@ impl State {
         if let Some(refusal) = self.barred(entry, now_ms, r.manual, (!r.force).then_some(view)) {
             return refusal;
         }
+        if let Some(refusal) = self.crowded(entry) {
+            return refusal;
+        }
         let others = entry.active.iter().filter_map(|id| self.runs.get(id));
         let running = others.filter(|o| o.id != run && o.target == r.target && o.token.0 != 0);
         let (count, other) = running.fold((0, 0), |(n, _), o| (n + 1, o.id));
@@ -108,26 +118,24 @@ impl State {
         }
     }
 
-    /// What the other targets of the schedule have against it.
-    fn crowded(&self, entry: &Entry, tick_ms: i64) -> Option<OrchAnswer> {
-        let (parallel, percent, halt) = match entry.definition.scope {
-            Some(Scope::EachNode { max_parallel, max_parallel_percent, halt_after_failures }) => {
-                (max_parallel, max_parallel_percent, halt_after_failures)
-            }
-            Some(Scope::EachShard { max_parallel }) => (max_parallel, 0, 0),
-            Some(Scope::Singleton) | None => (0, 0, 0),
+    /// What the runs of other targets have against it. Those that wait, as for a node that is gone, are in nobody's way.
+    fn crowded(&self, entry: &Entry) -> Option<OrchAnswer> {
+        let (parallel, percent) = match entry.definition.scope {
+            Some(Scope::EachNode { max_parallel, max_parallel_percent, .. }) => (max_parallel, max_parallel_percent),
+            Some(Scope::EachShard { max_parallel }) => (max_parallel, 0),
+            Some(Scope::Singleton) | None => (0, 0),
         };
-        if halt != 0 && entry.wave.0 == tick_ms && entry.wave.1 >= halt {
-            return Some(OrchAnswer::Halted);
+        if parallel == 0 && percent == 0 {
+            return None;
         }
         let mut most = if parallel == 0 { u32::MAX } else { parallel };
         if percent != 0 {
             let able = self.workers.values().filter(|w| w.can(&entry.definition)).count() as u32;
             most = most.min((able.saturating_mul(percent) / 100).max(1));
         }
-        let running = entry.active.len();
-        let one = entry.active.first().copied().unwrap_or(0);
-        (running as u64 >= u64::from(most)).then_some(OrchAnswer::Busy { run: one, due: true })
+        let running = entry.active.iter().filter_map(|id| self.runs.get(id)).filter(|r| r.token.0 != 0);
+        let (count, one) = running.fold((0u32, 0), |(n, _), r| (n + 1, r.id));
+        (count >= most).then_some(OrchAnswer::Busy { run: one, due: true })
     }
 
     /// What the worker and the budgets have against it.

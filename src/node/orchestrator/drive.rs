@@ -86,8 +86,18 @@ impl Shared {
         }
     }
 
-    /// One round of giving out work. Returns ns until the next is due.
+    /// Gives out work. Returns ns until the next is due.
     pub(super) fn drive_step(self: &Arc<Self>) -> u64 {
+        loop {
+            let next = self.drive_round();
+            // The host is asked with no lock held.
+            if !self.ask_shards() {
+                return next;
+            }
+        }
+    }
+
+    fn drive_round(self: &Arc<Self>) -> u64 {
         let mut driver = lock(&self.driver);
         let now_ns = self.now().boottime_ns;
         if !self.elected(&mut driver, now_ns) {
@@ -95,8 +105,10 @@ impl Shared {
         }
         let driver = &mut *driver;
         let Some(planner) = &mut driver.planner else { return LOOK_NS };
-        let topology = lock(&self.topology).clone();
-        let shards = move |schedule: &Schedule| topology.as_ref().map(|t| t(schedule)).unwrap_or_default();
+        let shards = |schedule: &Schedule| lock(&self.shards).of(schedule, now_ns);
+        for id in lock(&self.shards).take_heard() {
+            planner.look_again(&id);
+        }
         let mut next_ms = None;
         for _ in 0..ROUNDS {
             let (since, local_ms) = (planner.version(), self.local_ms());

@@ -140,6 +140,9 @@ impl Orchestrator {
                 reasons.push(format!("{n} {what}"));
             }
         }
+        for (id, told) in status["shards"].as_object().into_iter().flatten() {
+            reasons.extend(told["failure"].as_str().map(|why| format!("shards of {id}: {why}")));
+        }
         reasons.extend(each(&status["weaker_modes"]).filter_map(Value::as_str).map(str::to_owned));
         if !reasons.is_empty() {
             word = "degraded";

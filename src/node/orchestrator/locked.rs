@@ -108,14 +108,18 @@ impl Drop for Held {
     }
 }
 
-/// Where a run stands with its lock.
+/// Where a run stands with the host's gates and its lock.
 #[derive(Default)]
 pub(super) enum Locking {
-    /// None is needed, or none any more.
+    /// Nothing is needed, or nothing any more.
     #[default]
     Free,
+    /// The gates are to be asked.
+    Gated,
+    /// They are being asked, since this time (BOOTTIME ns).
+    Gating(u64),
     Wanted(Arc<RunLocks>),
-    /// A call goes on.
+    /// A call of the lock service goes on.
     Asked,
     Holds(Held),
 }
@@ -135,7 +139,12 @@ impl Shared {
     }
 
     /// Runs what may take its time, and brings back what came of it.
-    fn aside(self: &Arc<Self>, key: (u64, u64), call: impl FnOnce() -> (Locking, Option<(End, String)>) + Send + 'static) {
+    pub(super) fn aside(
+        self: &Arc<Self>,
+        thread: &'static str,
+        key: (u64, u64),
+        call: impl FnOnce() -> (Locking, Option<(End, String)>) + Send + 'static,
+    ) {
         let shared: Weak<Shared> = Arc::downgrade(self);
         let body = move || {
             let panicked = || (Locking::Free, Some((End::Failed, "the lock service panicked".to_owned())));
@@ -148,16 +157,17 @@ impl Shared {
         if self.manual {
             return body();
         }
-        if let Err(error) = process::spawn("tenure-lock", body) {
-            let end = (End::Postponed { retry_ms: RETRY_MS }, format!("no thread to take the lock: {error}"));
+        if let Err(error) = process::spawn(thread, body) {
+            let end = (End::Postponed { retry_ms: RETRY_MS }, format!("no thread to ask whether it may begin: {error}"));
             lock(&self.lock_ends).push((key, Locking::Free, Some(end)));
+            self.wake.raise();
         }
     }
 
     /// Asks for a run's lock.
     pub(super) fn take_lock(self: &Arc<Self>, key: (u64, u64), locks: Arc<RunLocks>, schedule: &Arc<Schedule>, target: &str) {
         let (schedule, target) = (schedule.clone(), target.to_owned());
-        self.aside(key, move || {
+        self.aside("tenure-lock", key, move || {
             let id = schedule.id.as_str();
             let name = if target.is_empty() { id.to_owned() } else { format!("{id}/{target}") };
             match locks.take(&name, ttl_of(&schedule)) {
@@ -176,7 +186,7 @@ impl Shared {
 
     /// Gives a run's lock back; its end is recorded after that.
     pub(super) fn give_lock(self: &Arc<Self>, key: (u64, u64), held: Held) {
-        self.aside(key, move || {
+        self.aside("tenure-lock", key, move || {
             held.give();
             (Locking::Free, None)
         });

@@ -8,22 +8,25 @@ mod drive;
 mod drop_in;
 mod figures;
 mod given;
+mod host;
 mod locked;
 mod runner;
 mod verbs;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use context::{Stop, TaskContext, TaskResult};
+pub use host::ShardList;
 pub use verbs::RunNow;
 
 use self::drive::Driver;
 use self::drop_in::Churn;
 use self::figures::Figures;
+use self::host::Shards;
 use self::locked::{LockEnd, RunLocks};
 use self::runner::Running;
 use super::Node;
@@ -38,8 +41,8 @@ const NS_PER_MS: u64 = 1_000_000;
 /// The longest sleep of the thread that gives out work: the wall clock may be set meanwhile.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Names a host's shards, each with the names of the nodes that have it.
-pub type Topology = dyn Fn(&Schedule) -> Vec<(String, Vec<String>)> + Send + Sync;
+/// Names a host's shards, each with the names of the nodes that have it; or says why it cannot.
+pub type Topology = dyn Fn(&Schedule) -> std::result::Result<ShardList, String> + Send + Sync;
 /// Says why a run must not start now; `None` when it may. Given the schedule and the target.
 pub type HostGate = dyn Fn(&Schedule, &str) -> Option<String> + Send + Sync;
 
@@ -107,7 +110,9 @@ pub(super) struct Shared {
     manual: bool,
     handlers: Mutex<BTreeMap<String, Handler>>,
     gates: Mutex<Vec<Arc<HostGate>>>,
-    topology: Mutex<Option<Arc<Topology>>>,
+    /// Calls of gates that have not returned.
+    asking: Arc<AtomicU32>,
+    shards: Mutex<Shards>,
     /// The session under which it has joined, and the kinds that it named.
     joined: Mutex<(SessionId, usize)>,
     driver: Mutex<Driver>,
@@ -222,7 +227,8 @@ impl Session {
             manual,
             handlers: Mutex::default(),
             gates: Mutex::default(),
-            topology: Mutex::default(),
+            asking: Arc::default(),
+            shards: Mutex::default(),
             joined: Mutex::default(),
             driver: Mutex::default(),
             runs: Mutex::default(),
@@ -361,13 +367,6 @@ impl Shared {
             Ok(other) => tracing::warn!(node = self.session.name(), ?other, "the ledger does not take this worker"),
             Err(error) => tracing::warn!(node = self.session.name(), %error, "joining as a worker failed"),
         }
-    }
-
-    fn gate_says(&self, schedule: &Schedule, target: &str) -> Option<String> {
-        let gates = lock(&self.gates).clone();
-        gates.iter().find_map(|gate| {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gate(schedule, target))).unwrap_or(Some("a gate panicked".to_owned()))
-        })
     }
 
     fn definition_of(&self, id: &str) -> Option<Arc<Schedule>> {

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::context::{Attempt, Stop, TaskContext, TaskResult};
+use super::host::LIMIT_NS;
 use super::locked::Locking;
 use super::{Handler, Shared, lock};
 use crate::base::{Clock, Moment, Token, process};
@@ -15,8 +16,6 @@ use crate::orchestrator::dag::{Next, Step, advance, pause_ms, tries_again};
 const NS_PER_MS: u64 = 1_000_000;
 /// An operation without an answer is sent again after this.
 const RESEND_NS: u64 = 300 * NS_PER_MS;
-/// How long a run that a gate put off waits.
-const POSTPONE_MS: u32 = 5_000;
 
 /// A task of an attempt that went wrong: since when and with what.
 #[derive(Default)]
@@ -48,7 +47,8 @@ pub(super) struct Running {
 impl Running {
     /// A call about its lock has ended.
     pub(super) fn settle(&mut self, locking: Locking, end: Option<(End, String)>) {
-        self.locking = locking;
+        // What was taken for a run that has ended meanwhile is given back.
+        self.locking = if self.ended.is_some() { Locking::Free } else { locking };
         if let (Some((end, message)), None) = (end, &self.ended) {
             self.ended = Some((end, message, 0));
         }
@@ -203,6 +203,21 @@ impl Shared {
             attempt.tell(Stop::Lost);
         }
         match std::mem::take(&mut running.locking) {
+            Locking::Gated if attempt.stop() == Stop::No => {
+                running.locking = Locking::Gating(now.boottime_ns);
+                drop(runs);
+                self.ask_gates(key, &attempt.schedule, &attempt.target);
+                return LIMIT_NS.min(attempt.left_ns(now).max(1));
+            }
+            Locking::Gating(since_ns) if attempt.stop() == Stop::No && running.ended.is_none() => {
+                let waited = now.boottime_ns.saturating_sub(since_ns);
+                if waited < LIMIT_NS {
+                    running.locking = Locking::Gating(since_ns);
+                    return (LIMIT_NS - waited).min(attempt.left_ns(now).max(1));
+                }
+                let (end, why) = Shared::late_gate();
+                running.ended = Some((end, why, 0));
+            }
             Locking::Wanted(locks) if attempt.stop() == Stop::No => {
                 running.locking = Locking::Asked;
                 drop(runs);
@@ -220,7 +235,7 @@ impl Shared {
                 return u64::MAX;
             }
             Locking::Holds(held) => running.locking = Locking::Holds(held),
-            Locking::Free | Locking::Wanted(_) => {}
+            Locking::Free | Locking::Gated | Locking::Gating(_) | Locking::Wanted(_) => {}
         }
         if let Some((end, message, sent_ns)) = &mut running.ended {
             if attempt.stop() == Stop::Lost {
@@ -352,8 +367,7 @@ impl Shared {
 
     fn confirmed(&self, key: (u64, u64), attempt: &Attempt, sent: Moment) {
         attempt.renewed(sent);
-        let gate = self.gate_says(&attempt.schedule, &attempt.target);
-        let locking = if gate.is_none() { self.locking() } else { Locking::Free };
+        let locking = self.first_locking();
         if let Some(running) = lock(&self.runs).get_mut(&key)
             && !running.confirmed
         {
@@ -371,9 +385,6 @@ impl Shared {
             }
             running.attempt = Arc::new(began);
             running.locking = locking;
-            if let Some(reason) = gate {
-                running.ended = Some((End::Postponed { retry_ms: POSTPONE_MS }, reason, 0));
-            }
         }
     }
 

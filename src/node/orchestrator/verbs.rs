@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use serde_json::{Value, json};
 
-use super::{Handler, HostGate, Orchestrator, Shared, Topology, lock};
+use super::{Handler, Orchestrator, Shared, lock};
 use crate::base::{Error, Result, Status};
 use crate::ledger::orch::{OrchAnswer, OrchOp, OrchQuery, Schedule, is_name};
 use crate::orchestrator::calendar::Calendar;
@@ -89,17 +89,6 @@ impl Orchestrator {
     /// The kinds that it has handlers for.
     pub fn handlers(&self) -> Vec<String> {
         lock(&self.0.shared.handlers).keys().cloned().collect()
-    }
-
-    /// Adds a gate: asked before each run that starts on this node. It must not block.
-    pub fn add_gate(&self, gate: Arc<HostGate>) {
-        lock(&self.0.shared.gates).push(gate);
-    }
-
-    /// Says which shards there are, for schedules of scope `each_shard`. It must not block.
-    pub fn set_topology(&self, topology: Arc<Topology>) {
-        *lock(&self.0.shared.topology) = Some(topology);
-        self.0.shared.wake.raise();
     }
 
     /// Writes a schedule; returns its revision. `expected` is the revision that it replaces: `Some(0)` when there must be none, `None` for
@@ -282,7 +271,8 @@ impl Orchestrator {
         Ok(fires)
     }
 
-    /// What it says of itself and of all: JSON with the fields of [`OrchQuery::Status`] and `node`, `drives`, `running`, `figures`.
+    /// What it says of itself and of all: JSON with the fields of [`OrchQuery::Status`] and `node`, `drives`, `running`, `figures`, and `shards`: what
+    /// the topology said by schedule, on the node that gives out work.
     ///
     /// # Errors
     /// What every call may answer.
@@ -297,6 +287,7 @@ impl Orchestrator {
         status["start_lag_p99_ms"] = json!(figures.lag_ms(0.99));
         status["figures"] = json!(figures);
         status["zone_data"] = json!(crate::orchestrator::calendar::zone_data());
+        status["shards"] = lock(&shared.shards).told();
         status["weaker_modes"] = json!(shared.weaker_modes());
         status["closed"] = json!(shared.closed.load(SeqCst));
         Ok(status)
