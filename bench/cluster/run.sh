@@ -1,6 +1,6 @@
 #!/bin/bash
 # Clusters of three processes on this machine: ours, etcd's and ZooKeeper's in turn. One JSON line a figure; the medians of the rounds.
-# Usage: run.sh [cluster|failover|full|idle|switch]; ROUNDS and SECONDS_EACH set their number and length, BENCH_DIR where the data directories go (a disk,
+# Usage: run.sh [cluster|expire|failover|full|idle|switch]; ROUNDS and SECONDS_EACH set their number and length, BENCH_DIR where the data directories go (a disk,
 # the same for all; default: under target/). Needs cargo, protoc, etcd, and for its rows Java and ZooKeeper: as root on Debian it
 # installs what is missing, elsewhere it says what that is.
 set -euo pipefail

@@ -1,6 +1,6 @@
 //! Three members in three processes on this machine, beside three etcd and three ZooKeeper servers on the same directory.
 //!
-//! `tenure-bench-cluster cluster|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
+//! `tenure-bench-cluster cluster|expire|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]` starts all of them as children of itself, asks them in turn,
 //! and prints one JSON line a figure: medians of the rounds. It ends only what it has started.
 
 mod etcd;
@@ -30,7 +30,7 @@ fn main() -> Res<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["member", ref rest @ ..] => member::run(rest),
-        [group @ ("cluster" | "failover" | "full" | "idle" | "switch"), dir, ref rest @ ..] => {
+        [group @ ("cluster" | "expire" | "failover" | "full" | "idle" | "switch"), dir, ref rest @ ..] => {
             let rounds = rest.first().map_or(Ok(3), |r| r.parse())?;
             let seconds = rest.get(1).map_or(Ok(2.0), |s| s.parse())?;
             let dir = Path::new(dir).join(format!("tenure-bench-{}", std::process::id()));
@@ -38,6 +38,7 @@ fn main() -> Res<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let done = match group {
                 "switch" => switch(&dir),
+                "expire" => expire(&dir),
                 "idle" => idle(&dir),
                 "full" => runtime.block_on(full(&dir, 1_000_000, false)),
                 "cluster" => runtime.block_on(cluster(&dir, rounds, seconds)),
@@ -46,7 +47,7 @@ fn main() -> Res<()> {
             std::fs::remove_dir_all(&dir)?;
             done
         }
-        _ => Err(wrong("tenure-bench-cluster cluster|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]")),
+        _ => Err(wrong("tenure-bench-cluster cluster|expire|failover|full|idle|switch DIRECTORY [ROUNDS [SECONDS]]")),
     }
 }
 
@@ -87,7 +88,7 @@ async fn cluster(dir: &Path, rounds: usize, seconds: f64) -> Res<()> {
     for (locks, peer) in [(100_000u64, true), (1_000_000, false)] {
         full(dir, locks, peer).await?;
     }
-    Ok(())
+    expire(dir)
 }
 
 /// What members cost that have nothing to do.
@@ -141,6 +142,18 @@ async fn full(dir: &Path, locks: u64, peer: bool) -> Res<()> {
     let reference = if again > 0.0 { them.1 } else { 2.0 };
     stats::print(&format!("cluster.restart_{name}"), "s", start.elapsed().as_secs_f64(), what, reference, 1);
     drop(ours);
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// A million locks whose holder is killed, and what others notice while they end.
+fn expire(dir: &Path) -> Res<()> {
+    let dir = dir.join("expire");
+    let mut members = Members::start(3, &dir, Kind::Default)?;
+    let (took, load) = members.expire(1_000_000)?;
+    stats::print("cluster.expire_1m", "s", took, "the target", 5.0, 1);
+    stats::print("cluster.expire_1m_renewal_p99", "us", load.p99, "the target", 50_000.0, 1);
+    drop(members);
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }

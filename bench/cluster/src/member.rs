@@ -34,6 +34,7 @@ pub fn run(settings: &[&str]) -> Res<()> {
             ["handoff", waiters, count] => handoff(&node, waiters.parse()?, count.parse()?)?,
             ["renewals", clients, seconds] => renewals(&node, clients.parse()?, seconds.parse()?)?,
             ["fill", from, to] => fill(&node, from.parse()?, to.parse()?)?,
+            ["expire", locks] => expire(&node, locks.parse()?)?,
             ["held", key] => {
                 let holder = node.session().holder(key.as_bytes())?;
                 holder.is_some().to_string()
@@ -270,6 +271,29 @@ fn renewals(node: &Node, clients: usize, seconds: f64) -> Res<String> {
         threads.into_iter().try_for_each(|t| t.join().map_err(|_| wrong("a client panicked"))?)
     })?;
     Ok(format!("{}", done.load(SeqCst) as f64 / start.elapsed().as_secs_f64()))
+}
+
+/// Renews one lock while so many of somebody else's end.
+fn expire(node: &Node, locks: u64) -> Res<String> {
+    let session = node.session();
+    let options = LockOptions { renew: Renew::Manual, ..LockOptions::default() };
+    let token = session.try_acquire_token(b"renewed", &options)?;
+    let (begun, mut first, mut latencies_ns) = (Instant::now(), None, Vec::new());
+    while begun.elapsed() < LIMIT {
+        let start = Instant::now();
+        session.renew(b"renewed", token, Duration::from_secs(10))?;
+        let took = start.elapsed().as_nanos() as u64;
+        let left = node.status().locks;
+        if left < locks {
+            let first: Instant = *first.get_or_insert(start);
+            latencies_ns.push(took);
+            if left < 1_000 {
+                let load = latencies(latencies_ns);
+                return Ok(format!("{} {} {}", first.elapsed().as_secs_f64(), load.p50, load.p99));
+            }
+        }
+    }
+    Err(wrong("the locks did not end"))
 }
 
 /// Takes the locks of these numbers, 2 048 at a time, and keeps them. What is uncertain after a change of leader is asked for again.

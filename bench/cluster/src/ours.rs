@@ -171,6 +171,18 @@ impl Members {
         self.members[0].ask(&format!("fill 0 {locks}")).map(drop)
     }
 
+    /// A member that does not lead takes the locks and is killed; from the first lock that ends to the last, s, and how long renewals take
+    /// on the leader meanwhile.
+    pub fn expire(&mut self, locks: u64) -> Res<(f64, Load)> {
+        let (leader, holder) = (self.leader, (self.leader + 1) % self.members.len());
+        self.members[holder].ask(&format!("fill 0 {locks}"))?;
+        self.members[leader].tell(&format!("expire {locks}"))?;
+        send("KILL", self.members[holder].child.id())?;
+        let said: Vec<f64> = self.members[leader].answer()?.iter().filter_map(|w| w.parse().ok()).collect();
+        let [took, p50, p99] = said[..] else { return Err(wrong("no figures")) };
+        Ok((took, Load { p50, p99, ..Load::default() }))
+    }
+
     /// Of the member that [`Members::fill`] has hold locks, and of the others together.
     pub fn memories(&self) -> Res<(u64, u64)> {
         let all = self.processes();
