@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,17 +41,21 @@ class Usage:
         self.threads.append(int(status["Threads"]))
         self.files.append(len(os.listdir(f"/proc/{pid}/fd")))
 
-    def grown(self) -> list[str]:
-        """What has grown: the middle of the last part is more than the most of the part before it, by more than chance explains."""
+    def grown(self, alike: Sequence[Usage] = ()) -> list[str]:
+        """What has grown: the middle of the last part is more than the most of the part before it, by more than chance explains.
+
+        ``alike``: processes of the same part. Who leads has more connections, and may not have led before.
+        """
         wrong = []
-        for what, values, slack in (
-            ("memory (MB)", self.rss_mb, 4.0 + 0.03 * max(self.rss_mb)),
-            ("files", self.files, 3.0),
-            ("threads", self.threads, 3.0),
+        for what, part, slack in (
+            ("memory (MB)", "rss_mb", 4.0 + 0.03 * max(self.rss_mb)),
+            ("files", "files", 3.0),
+            ("threads", "threads", 3.0),
         ):
-            before, after = halves(values)
-            if statistics.median(after) > max(before) + slack:
-                wrong.append(f"{what}: {statistics.median(after):.0f} after at most {max(before):.0f}")
+            before = max(max(halves(getattr(used, part))[0]) for used in (self, *alike))
+            after = statistics.median(halves(getattr(self, part))[1])
+            if after > before + slack:
+                wrong.append(f"{what}: {after:.0f} after at most {before:.0f}")
         return wrong
 
 
@@ -125,7 +130,9 @@ def soak(where: Path, seconds: float, sessions: int, clients: int = 2, gates: in
             counts["asked"] += 1
             if holder is None or holder["token"] != token:
                 wrong.append(f"{key} is not held under {token}, but: {holder}")
-    wrong += [f"{name}, {what}" for name, used in usage.items() for what in used.grown()]
+    for names in ([member.name for member in cluster], [load.name for load in loads]):
+        alike = [usage[name] for name in names]
+        wrong += [f"{name}, {what}" for name in names for what in usage[name].grown(alike)]
     # A run in which little happened shows nothing.
     least = {"cycles": 50, "sessions": 5, "watches": 2, "writes": 2, "clients": 1, "leaders": 1, "asked": 1}
     wrong += [f"too little happened: {counts[what]} {what}" for what, n in least.items() if counts[what] < n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections import Counter
@@ -74,6 +75,9 @@ class Load:
         if turn % 50 == 0:
             with tenure.connect(self.addresses, request_timeout=20.0) as client:
                 client.acquire(f"visit-{self.name}-{number}", timeout=20.0).release()
+            del client
+            # A node refers to itself: Python takes it, and the last of its descriptors, when it looks for such.
+            gc.collect()
             self.done["clients"] += 1
 
     def _written(self, gate: tenure.Gate) -> None:
