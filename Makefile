@@ -63,6 +63,11 @@ test-faults: python server ## clusters and servers under faults, cut networks an
 	  tests/python/test_machine_faults.py
 	@$(PY) tests/python/kv/faults.py --seeds $(or $(SEEDS),20) --faults $(or $(FAULTS),10)
 
+.PHONY: test-valgrind
+test-valgrind: python ## the C programs under valgrind (installs it, as root)
+	@scripts/setup.sh $(VENV) valgrind
+	@TENURE_VALGRIND=1 $(PY) -m pytest -n 2 tests/python/test_valgrind.py
+
 .PHONY: soak
 soak: python ## MINUTES (10) of load under SESSIONS (10000): memory, files and threads stay flat, no lease is lost
 	@$(PY) tests/python/soak.py --minutes $(or $(MINUTES),10) --sessions $(or $(SESSIONS),10000)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs what is missing: Debian packages when run as root, Python tools into a virtual environment.
-# Usage: setup.sh VENV [etcd|faults]: with the word, also what the etcd adapter is built and tested with, or what cuts networks.
+# Usage: setup.sh VENV [etcd|faults|valgrind]: with the word, also what the etcd adapter is built and tested with, what cuts networks
+# and breaks disks, or valgrind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -27,6 +28,7 @@ if [ "${2:-}" = faults ] && [ "$(id -u)" = 0 ]; then
   has_command strace strace
   has_command mkfs.ext4 e2fsprogs
 fi
+[ "${2:-}" != valgrind ] || has_command valgrind valgrind
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 
 if [ ${#need[@]} -gt 0 ]; then

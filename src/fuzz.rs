@@ -369,6 +369,7 @@ mod tests {
         files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
     }
 
+    // I-13, I-30.
     #[test]
     fn every_target_survives_its_corpus_and_a_short_run() {
         let seed = std::env::var("TENURE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);

@@ -71,6 +71,7 @@ fn stress(compiler: &str, source: &str, clock: &str) {
     assert_eq!(tsc_used, tsc);
 }
 
+// I-22.
 #[test]
 fn c_writers_against_drains() {
     stress("cc", "tests/c/gate_stress.c", "boottime");

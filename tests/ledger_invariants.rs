@@ -114,6 +114,7 @@ fn manual(ttl_ms: u32) -> Spec {
     Spec { ttl_ms, renew: Renew::Manual, ..Spec::default() }
 }
 
+// F11.
 #[test]
 fn c3_a_waiter_whose_session_died_is_told_and_never_granted() {
     let mut b = Bench::new(Params::default());
@@ -133,6 +134,7 @@ fn c3_a_waiter_whose_session_died_is_told_and_never_granted() {
     assert!(matches!(b.events()[..], [Event::Granted { session, req: 6, .. }] if session == c));
 }
 
+// I-08.
 #[test]
 fn c3_the_grant_is_decided_where_it_is_applied() {
     // The waiter's session is over at the very index of the release, and nobody has recorded that yet.
@@ -184,6 +186,7 @@ fn c4_a_request_that_timed_out_never_becomes_a_holder() {
     assert_eq!(b.holders("k"), []);
 }
 
+// I-10.
 #[test]
 fn c12_a_retry_gets_the_same_answer_and_has_no_second_effect() {
     let mut b = Bench::new(Params::default());
@@ -300,6 +303,7 @@ fn c14_tokens_increase_for_ever() {
     assert_eq!(b.ledger.generation(), 1);
 }
 
+// I-09, F13.
 #[test]
 fn c15_a_stale_release_has_no_effect() {
     let mut b = Bench::new(Params::default());
@@ -317,6 +321,7 @@ fn c15_a_stale_release_has_no_effect() {
     assert_eq!(b.holders("k"), [c]);
 }
 
+// I-09, F12.
 #[test]
 fn c16_a_renewal_after_the_release_revives_nothing() {
     let mut b = Bench::new(Params::default());
@@ -367,6 +372,7 @@ fn c18_a_session_that_was_away_too_long_is_told_and_its_tokens_are_dead() {
     assert_ne!(b.open(1, 1_000), a, "the same process gets a new incarnation");
 }
 
+// F18.
 #[test]
 fn c19_a_restarted_process_waits_out_its_old_session_and_no_longer() {
     let mut b = Bench::new(Params::default());
@@ -544,6 +550,7 @@ fn several_keys_are_taken_together_or_not_at_all() {
     assert_eq!(b.ledger.counts().locks, 0);
 }
 
+// I-32.
 #[test]
 fn every_limit_refuses_by_its_name_and_changes_nothing() {
     let params = Params { max_locks: 2, max_sessions: 2, max_waiters_per_key: 1, max_metadata: 4, max_keys: 2, ..Params::default() };
@@ -670,6 +677,7 @@ fn i14_a_damaged_snapshot_is_refused() {
     assert_eq!(restore(&parts.concat()).unwrap_err().status(), Status::DataCorrupt);
 }
 
+// F36.
 /// The stored form of an entry: what is in the logs of those who run this must stay readable.
 #[test]
 fn golden_bytes_of_an_entry() {

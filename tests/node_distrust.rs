@@ -72,6 +72,7 @@ fn a_suspend_closes_the_gate_until_the_lease_is_confirmed() {
     assert!(beat(&fed, 4, 60_000) && fed.enter().is_ok());
 }
 
+// F06.
 #[test]
 fn a_wall_clock_that_is_set_closes_nothing_and_hurries_a_renewal() {
     let v = Virtual::new();
@@ -111,6 +112,7 @@ impl Clock for Slow {
     }
 }
 
+// F07.
 #[test]
 fn a_clock_that_is_slow_against_the_ledgers_closes_the_gate_until_it_agrees_again() {
     let slow = Slow { clock: VirtualClock::new(1_000_000 * MS), ahead: Arc::default() };
@@ -211,6 +213,7 @@ fn a_restored_machine_needs_a_higher_epoch() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+// F62.
 #[test]
 fn a_host_that_is_stuck_renews_nothing() {
     let v = Virtual::new();

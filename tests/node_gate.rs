@@ -65,6 +65,7 @@ fn closed_until_granted_and_closed_again_at_the_end() {
     );
 }
 
+// I-02.
 #[test]
 fn a_write_that_ran_over_its_lease_is_uncertain() {
     let v = Virtual::new();
@@ -188,6 +189,7 @@ fn an_office_opens_its_gate_and_lives_with_the_session() {
     assert!(gate.enter().unwrap().epoch() > epoch);
 }
 
+// I-21.
 #[test]
 fn resigning_drains_and_lets_the_successor_in_at_once() {
     let v = Virtual::new();
@@ -270,6 +272,7 @@ fn a_reset_gives_the_office_back_and_no_renewal_reopens_the_gate() {
     assert!(gate.enter().unwrap().epoch() > theirs.0);
 }
 
+// I-23.
 #[test]
 fn a_poisoned_or_closed_node_denies() {
     let v = Virtual::new();

@@ -173,6 +173,7 @@ fn promises_survive_a_restart() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+// I-03.
 /// Two servers with clocks that are wrong by up to 1 %, granters that are replaced at any time, messages that are late, doubled and out
 /// of order: never do two serve, and sooner or later each does.
 #[test]

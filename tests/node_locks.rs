@@ -58,6 +58,7 @@ fn a_grant_renewed_by_hand_ends_with_its_ttl() {
     assert_eq!(s.renew(b"k", token, ms(200)).unwrap_err().status(), Status::NotHolder);
 }
 
+// F17.
 #[test]
 fn a_grant_renewed_by_the_node_lives_while_the_node_runs() {
     let v = Virtual::new();
@@ -254,6 +255,7 @@ fn a_grant_out_of_scope_is_given_back() {
     node.session().try_acquire(b"k", &auto(1_000)).unwrap().unwrap().release().unwrap();
 }
 
+// F52.
 #[test]
 fn blocking_inside_a_callback_is_refused() {
     let node = Node::open(&Config::new()).unwrap();

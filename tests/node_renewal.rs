@@ -39,6 +39,7 @@ impl Clock for Slow {
     }
 }
 
+// I-03, F03.
 #[test]
 fn a_lease_counts_from_the_sending_of_its_renewal() {
     let clock = Arc::new(Slow { clock: VirtualClock::new(1_000_000_000_000), slow: AtomicBool::new(false) });

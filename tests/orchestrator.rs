@@ -102,6 +102,7 @@ fn what_is_missed_is_judged_by_the_policy_and_recorded() {
     assert_eq!(history(&sim, "s")[0], ((START + 29 * MINUTE) as i64, "missed".into(), "misfire".into(), 29));
 }
 
+// I-27.
 #[test]
 fn windows_and_blackouts_are_judged_with_the_claim() {
     let sim = sim(&["work"]);
@@ -175,6 +176,7 @@ fn a_cancel_reaches_the_handler_and_a_deaf_one_is_stuck() {
     assert_eq!(sim.orchestrator().status().unwrap()["counts"]["stuck"], 1);
 }
 
+// F49.
 #[test]
 fn a_run_outlives_its_lease_by_renewals_and_its_time_limit_ends_it() {
     let sim = sim(&["work"]);

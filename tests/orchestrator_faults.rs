@@ -394,6 +394,7 @@ impl World {
     }
 }
 
+// I-26, F47.
 #[test]
 fn the_promises_hold_under_faults() {
     let one = std::env::var("TENURE_SEED").ok().map(|s| s.parse::<u64>().unwrap());
@@ -416,6 +417,7 @@ fn the_promises_hold_under_faults() {
     assert!(!busy.contains(&0) || one.is_some(), "{names}: {busy:?}");
 }
 
+// I-36.
 #[test]
 fn the_same_seed_is_the_same_story() {
     let hash = |seed| {

@@ -228,6 +228,7 @@ mod tests {
         unneeded
     }
 
+    // I-15.
     #[test]
     fn a_journal_is_read_back_after_truncation_and_purge() {
         let mut log = MemoryLog::default();
@@ -248,6 +249,7 @@ mod tests {
         }
     }
 
+    // I-15, I-20.
     #[test]
     fn a_vote_after_a_restart_keeps_the_entries() {
         let mut log = MemoryLog::default();
@@ -261,6 +263,7 @@ mod tests {
         assert_eq!(Index::load(&log).unwrap().end(), 11);
     }
 
+    // F25.
     #[test]
     fn a_snapshot_ahead_of_the_log_empties_it() {
         let mut log = MemoryLog::default();

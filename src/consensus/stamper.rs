@@ -43,6 +43,7 @@ mod tests {
     use super::*;
     use crate::base::VirtualClock;
 
+    // I-12.
     #[test]
     fn each_step_counts_the_smaller_of_both_clocks() {
         let clock = VirtualClock::new(50);

@@ -156,6 +156,7 @@ fn a_wait_and_a_loss_survive_the_death_of_the_member_that_was_asked() {
     assert_eq!((again.holders.len(), again.waiters.len(), again.holders[0].token), (1, 0, next), "it was granted once");
 }
 
+// I-10.
 #[test]
 fn leaders_come_and_go_and_nothing_is_done_twice() {
     let place = Place::new(3);

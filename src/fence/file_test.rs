@@ -67,6 +67,7 @@ fn a_file_that_is_gone_or_damaged_is_refused_and_not_made_anew() {
     assert_eq!(open(&disk).unwrap_err().status(), Status::DataCorrupt);
 }
 
+// I-06.
 #[test]
 fn a_higher_epoch_waits_for_writes_of_lower_ones_and_refuses_new_ones_at_once() {
     let disk = CrashDisk::new(1);

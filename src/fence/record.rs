@@ -80,6 +80,7 @@ pub fn read(stored: &[u8]) -> Result<u64> {
 mod tests {
     use super::*;
 
+    // I-06.
     #[test]
     fn a_lower_epoch_is_refused_with_the_higher_one() {
         let first = admit(b"", 7).unwrap();

@@ -201,6 +201,7 @@ fn a_remote_finish_is_counted<const FAULT: u8>() {
     });
 }
 
+// I-21.
 #[test]
 fn sound_drain() {
     drain_is_exact::<SOUND>();
@@ -268,6 +269,7 @@ fn sound_close() {
     });
 }
 
+// I-22.
 /// A drain, then office again under a higher epoch: a writer caught in between is held under its own epoch or not at all.
 #[test]
 fn sound_drain_and_new_epoch() {

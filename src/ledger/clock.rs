@@ -62,6 +62,7 @@ mod tests {
         Stamp { term, boot, ticks_ms }
     }
 
+    // I-12.
     #[test]
     fn only_differences_within_one_process_and_term_count() {
         let mut c = ReplicatedClock::default();
@@ -82,6 +83,7 @@ mod tests {
         }
     }
 
+    // I-12.
     #[test]
     fn a_long_sleep_moves_it_one_step_and_is_never_made_up() {
         let mut c = ReplicatedClock::default();

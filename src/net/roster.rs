@@ -206,6 +206,7 @@ mod tests {
         assert_eq!(reason(&roster, &Hello { disk: 5, ..hello("a") }), None);
     }
 
+    // I-19.
     #[test]
     fn a_restart_is_no_twin_but_alternation_is() {
         let roster = Roster::new();

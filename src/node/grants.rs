@@ -247,6 +247,7 @@ mod tests {
         Key::new(b"k").unwrap()
     }
 
+    // I-03.
     #[test]
     fn the_view_counts_from_the_sending_and_ends_early() {
         let g = Grants::default();

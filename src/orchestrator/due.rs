@@ -76,6 +76,7 @@ mod tests {
         Schedule { id: "s".to_owned(), every_ms: MIN as u64, misfire, ..Schedule::default() }
     }
 
+    // I-27.
     #[test]
     fn the_misfire_policies() {
         let now = 100 * MIN + 5;
@@ -91,6 +92,7 @@ mod tests {
         assert_eq!(judged(every(Misfire::RunOnce), 100 * MIN, now).start, Vec::<i64>::new());
     }
 
+    // F48.
     #[test]
     fn a_million_missed_ticks_cost_no_more_than_ten_thousand() {
         for schedule in [every(Misfire::RunOnce), Schedule { every_ms: 0, cron: "* * * * *".to_owned(), ..every(Misfire::RunAll(5)) }] {

@@ -458,6 +458,7 @@ mod tests {
         open(&path, &owner()).unwrap();
     }
 
+    // F26.
     #[test]
     fn making_it_may_be_cut_short_anywhere() {
         let open = |disk: &CrashDisk, beside: &CrashDisk| {

@@ -324,6 +324,7 @@ mod tests {
         }))
     }
 
+    // I-20, F25.
     #[test]
     fn values_and_snapshots_survive_any_power_cut() {
         let mut cuts = 0;

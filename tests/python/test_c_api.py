@@ -31,6 +31,7 @@ def c_program(prefix: Path, tmp_path: Path):
 PROGRAMS = ["layout", "arguments", "verbs", "gates", "panics", "granter", "arguments_granter", "panics_granter", "gate_fallback"]
 
 
+# I-31, F51.
 @pytest.mark.parametrize("name", [*PROGRAMS, "orchestrator", "orchestrator_host", "arguments_orchestrator", "panics_orchestrator"])
 def test_program(c_program, name):
     run([c_program(name)])
@@ -46,6 +47,7 @@ def test_program_with_a_folder(c_program, tmp_path, name):
     run([c_program(name), tmp_path])
 
 
+# F54.
 @pytest.mark.parametrize("mode", ["threads", "fork", "exit"])
 def test_process(c_program, mode):
     run([c_program("process"), mode])
@@ -59,10 +61,12 @@ def test_refused_directories(c_program, tmp_path):
     run([c_program("directories"), tmp_path])
 
 
+# F53.
 def test_random_calls_from_many_threads(c_program):
     run([c_program("fuzz")], seconds=300)
 
 
+# F56.
 def test_load_and_unload(prefix, tmp_path):
     out = tmp_path / "dlopen"
     run(["cc", *C, *WARNINGS, "-I", prefix / "include", ROOT / "tests/c/dlopen.c", "-o", out, "-ldl", "-pthread"])
@@ -123,6 +127,7 @@ def test_the_headers_declare_what_is_exported():
     assert declared - {"tenure_test_inject"} == set((ROOT / "tests/abi/symbols.txt").read_text().split())
 
 
+# I-31.
 @pytest.mark.parametrize("program", ["arguments", "panics"])
 def test_no_function_is_left_out(program):
     """Every function gets bad arguments, and every function panics once."""
@@ -134,6 +139,7 @@ def test_no_function_is_left_out(program):
     assert [n for n in names if not re.search(rf"\b{n}\b", text)] == []
 
 
+# F53.
 def test_sanitizer():
     """The same programs with the address sanitizer in C and C++."""
     run([ROOT / "tests/c/asan.sh", library("inject")], seconds=600)

@@ -118,6 +118,7 @@ def answered(member: Member, key: str) -> object:
     return None
 
 
+# I-01.
 @pytest.mark.parametrize(("members", "seed"), [(3, seed) for seed in SEEDS] + [(5, seed) for seed in SEEDS[1:]])
 def test_killed_and_stopped_members_lose_nothing(tmp_path: Path, members: int, seed: int) -> None:
     print(f"seed {seed}, {members} members")
@@ -155,6 +156,7 @@ def test_killed_and_stopped_members_lose_nothing(tmp_path: Path, members: int, s
         site.verdict()
 
 
+# F01.
 def test_a_stopped_holder_writes_nothing_under_its_old_token(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster, Site(cluster, clients=2) as site:
         holder, other = site.workers
@@ -193,6 +195,7 @@ def test_a_stopped_majority_is_answered_unavailable_in_time(tmp_path: Path) -> N
         assert cluster[1].holder("k")["token"] == token
 
 
+# I-19.
 def test_a_live_twin_is_refused(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         leader = cluster.leader()
@@ -234,6 +237,7 @@ def line(what: str, token: int, at: float, to: float = 0.0, **about: object) -> 
         ([line("held", 5, 1.0, 2.0), line("added", 5, 1.0, element=7), line("held", 6, 2.0, 4.0)], [6], "are gone: [7]"),
     ],
 )
+# I-17.
 def test_the_check_finds_what_it_is_to_find(lines: list[dict[str, object]], stored: list[int], says: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(says)):
         check(lines, {"k": stored})

@@ -42,6 +42,7 @@ def process(cluster: Cluster, name: str, **settings: object) -> Member:
     return member
 
 
+# F04.
 def test_c6_a_leader_that_was_stopped_ends_no_lease_when_it_goes_on(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster, tenure.connect(cluster.addresses, **CLIENT) as client:
         client.wait_ready(LIMIT)
@@ -86,6 +87,7 @@ def test_c7_a_renewal_that_was_answered_lasts_its_time(tmp_path: Path) -> None:
             other.kill()
 
 
+# I-04, F05.
 def test_c8_c9_leaders_that_change_neither_keep_the_dead_nor_end_the_living(tmp_path: Path) -> None:
     ttl = 4.0
     with Cluster(tmp_path) as cluster, tenure.connect(cluster.addresses, **CLIENT) as client:
@@ -158,6 +160,7 @@ def test_c17_renewals_need_no_python(tmp_path: Path) -> None:
             assert cluster[0].holder("k")["token"] == grant.token
 
 
+# I-16, F34.
 def test_c20_what_was_answered_is_on_the_disks_of_a_majority(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster, tenure.connect(cluster.addresses, **{**CLIENT, "session_ttl": 600.0}) as client:
         client.wait_ready(LIMIT)
@@ -190,6 +193,7 @@ def test_c20_what_was_answered_is_on_the_disks_of_a_majority(tmp_path: Path) -> 
             grant.release()
 
 
+# I-17, F27.
 def test_c23_reads_are_never_older_than_what_was_answered(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster, tenure.connect(cluster.addresses, **CLIENT) as client:
         client.wait_ready(LIMIT)
@@ -271,6 +275,7 @@ class SlowDisks(Cluster):
             mark.touch() if i in which else mark.unlink(missing_ok=True)
 
 
+# F35.
 def test_c22_a_slow_disk_holds_up_nobody_and_a_majority_of_them_every_grant(tmp_path: Path) -> None:
     with SlowDisks(tmp_path) as cluster, tenure.connect(cluster.addresses, request_timeout=30.0, session_ttl=60.0) as client:
         client.wait_ready(LIMIT)

@@ -46,6 +46,7 @@ def test_the_leadership_is_handed_over(tmp_path):
             cluster[0].transfer_leader("nobody")
 
 
+# F31.
 def test_a_removed_member_is_told_so_and_replaced(tmp_path):
     with Cluster(tmp_path) as cluster:
         gone = cluster.others(cluster.leader())[0]
@@ -93,6 +94,7 @@ def test_nodes_that_start_at_once_with_the_same_seeds_are_one_cluster(tmp_path):
         assert cluster[3].holder("k")["token"] == token
 
 
+# I-34.
 def test_a_join_token_lets_one_node_in_once(tmp_path):
     with Cluster(tmp_path, 1, join_tokens="required") as cluster:
 
@@ -122,6 +124,7 @@ def test_a_join_token_lets_one_node_in_once(tmp_path):
             assert not path.is_file() or token.encode() not in path.read_bytes(), path
 
 
+# F29.
 def test_a_wiped_member_is_refused_by_the_others(tmp_path):
     with Cluster(tmp_path) as cluster:
         token = acquired(cluster[0], "k", ttl=600)
@@ -189,6 +192,7 @@ def test_a_lock_that_was_granted_without_an_answer_is_given_back(tmp_path):
         assert acquired(cluster[others[0]], "k")
 
 
+# F30.
 def test_two_clusters_of_one_name_refuse_each_other(tmp_path):
     with Cluster(tmp_path / "one", 2) as one:
         assert one[0].try_acquire("k")

@@ -57,6 +57,7 @@ class Spaces(Cluster):
         return client
 
 
+# F15, F21.
 def test_a_leader_that_is_cut_off_is_replaced_and_says_so(tmp_path: Path, network: Network) -> None:
     limit = 2.0
     with Spaces(tmp_path, network, request_timeout=limit) as cluster, cluster.client() as client:
@@ -87,6 +88,7 @@ def test_a_leader_that_is_cut_off_is_replaced_and_says_so(tmp_path: Path, networ
         cluster.converged()
 
 
+# F24.
 def test_ways_that_are_closed_in_one_direction(tmp_path: Path, filters: Network) -> None:
     with Spaces(tmp_path, filters) as cluster, cluster.client() as client:
         are_held = kept(cluster, client)
@@ -133,6 +135,7 @@ def test_a_majority_that_meets_in_one_member_only_has_a_leader(tmp_path: Path, f
         cluster.converged()
 
 
+# F10.
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cuts_and_losses_lose_nothing(tmp_path: Path, filters: Network, seed: int) -> None:
     print(f"seed {seed}")

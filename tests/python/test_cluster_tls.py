@@ -42,6 +42,7 @@ def test_members_and_clients_talk_tls(tmp_path: Path) -> None:
                 assert grant.token > 0
 
 
+# F58.
 def test_a_certificate_of_another_name_is_refused_where_it_is_opened(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "certs")
     address = free_address()
@@ -71,6 +72,7 @@ def test_a_certificate_of_another_name_is_refused_where_it_is_opened(tmp_path: P
             tenure.connect(address, node_id="app", **authority.client("web"))
 
 
+# F58.
 def test_strangers_are_not_let_in(tmp_path: Path) -> None:
     with Sealed(tmp_path) as cluster:
         token = acquired(cluster[0], "k", ttl=600)

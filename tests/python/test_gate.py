@@ -362,6 +362,7 @@ def test_the_process_is_aborted_when_its_lease_ends_under_a_write(program, on_ex
     assert ended.returncode == (-signal.SIGABRT if aborted else 0), ended.stderr
 
 
+# F62.
 def test_a_host_that_does_not_beat_loses_its_gate(node, until):
     gate = node.gate("writes", beat_timeout_ms=200)
     gate.heartbeat(1, 60.0, gate.next_nonce())

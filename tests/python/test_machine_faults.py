@@ -105,6 +105,7 @@ def test_f32_the_leaders_disk_is_full(tmp_path: Path) -> None:
         are_held()
 
 
+# I-35.
 @pytest.mark.parametrize("role", ["leader", "follower"])
 def test_f33_a_disk_fails(tmp_path: Path, role: str) -> None:
     """I-18: a member whose sync has failed says nothing any more, to nobody; the others go on without it."""

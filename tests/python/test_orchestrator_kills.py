@@ -102,6 +102,7 @@ class Process:
         self.process.stdout.close()
 
 
+# I-26.
 @pytest.mark.parametrize("victim", ["runner", "leader"])
 def test_a_killed_process_costs_no_tick(tmp_path, victim):
     addresses = {f"n{i}": free_address() for i in range(3)}

@@ -9,6 +9,7 @@ import pytest
 from soak import TTL, Usage, soak
 
 
+# I-35.
 def test_a_short_soak_is_flat_and_loses_nothing(tmp_path: Path) -> None:
     """I-32, on real processes: what comes and goes leaves nothing behind."""
     verdict = soak(tmp_path, TTL + 3, sessions=100)

@@ -60,6 +60,7 @@ async fn a_killed_leader_is_replaced_in_time_and_its_grants_stay() {
     }
 }
 
+// F21.
 #[tokio::test(start_paused = true)]
 async fn a_minority_answers_unavailable_in_time_and_the_majority_goes_on() {
     let rig = Rig::start(3, 3).await;
@@ -141,6 +142,7 @@ async fn time_passes_in_the_ledger_though_nobody_asks_for_anything() {
     assert!(start.elapsed() < Duration::from_millis(1_500), "{:?}", start.elapsed());
 }
 
+// F23.
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_is_far_behind_gets_a_snapshot() {
     let mut rig = Rig::new(3, 7);
@@ -189,6 +191,7 @@ async fn the_leadership_can_be_handed_over() {
     rig.converge().await;
 }
 
+// I-18.
 #[tokio::test(start_paused = true)]
 async fn a_broken_disk_ends_the_leader_and_only_it() {
     let rig = Rig::start(3, 9).await;
@@ -207,6 +210,7 @@ async fn a_broken_disk_ends_the_leader_and_only_it() {
     assert_eq!(later.status(), Status::Poisoned, "{later}");
 }
 
+// F31.
 #[tokio::test(start_paused = true)]
 async fn nodes_come_and_go() {
     let mut rig = Rig::start(3, 10).await;

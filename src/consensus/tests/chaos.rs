@@ -274,16 +274,19 @@ fn sweep(usual: std::ops::Range<u64>, members: usize, rates: &'static [u64]) {
     assert!(faults.iter().all(|f| *f > 0), "every kind of fault has happened: {faults:?}, {holds} holds");
 }
 
+// I-01, I-33, I-35.
 #[test]
 fn three_members_under_faults() {
     sweep(0..8, 3, &[100]);
 }
 
+// I-15, I-17.
 #[test]
 fn five_members_under_faults() {
     sweep(100..104, 5, &[100]);
 }
 
+// I-05, F07.
 /// C2, C10: half as fast, twice as fast, and wall clocks that jump by an hour: nothing but the times of the leases changes.
 #[test]
 fn members_whose_clocks_disagree_give_no_token_twice_and_none_out_of_order() {

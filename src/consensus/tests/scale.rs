@@ -28,6 +28,7 @@ fn scale() -> (usize, usize) {
     numbers.unwrap_or((120, 40))
 }
 
+// F19.
 #[tokio::test(start_paused = true)]
 async fn who_renews_loses_nothing_however_often_the_leader_changes() {
     /// Between two changes.
@@ -79,6 +80,7 @@ async fn who_renews_loses_nothing_however_often_the_leader_changes() {
     assert!(rig.core(0).shared.live().state.ledger.counts().locks as usize >= count);
 }
 
+// I-04, F05.
 #[tokio::test(start_paused = true)]
 async fn a_dead_holder_is_not_kept_alive_by_changes_of_the_leader() {
     const TTL: Duration = Duration::from_secs(2);

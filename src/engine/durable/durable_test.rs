@@ -235,6 +235,7 @@ fn clients(sim: &mut Simulation, oracle: &mut Oracle, rng: &mut SeededRng, round
     Ok(())
 }
 
+// I-16, F26.
 #[test]
 fn what_was_acknowledged_is_there_after_any_power_cut() {
     let mut oracle = Oracle::default();
@@ -266,6 +267,7 @@ fn what_was_acknowledged_is_there_after_any_power_cut() {
     assert_eq!(reopened, 320);
 }
 
+// I-14.
 #[test]
 fn a_replay_gives_the_same_state_wherever_the_snapshots_were() {
     for seed in 0..8 {

@@ -120,6 +120,7 @@ fn an_idle_look_at_one_drain_says_nothing_of_the_next() {
     r.core.end_drain(now, &mut r.events).unwrap();
 }
 
+// I-23.
 #[test]
 fn closed_and_poisoned_are_for_ever_and_in_every_mode() {
     for (mode, poisoned) in [("block-write", false), ("disabled", true), ("log-only", true), ("disabled", false)] {
@@ -191,6 +192,7 @@ fn the_least_margin_is_remembered() {
     }
 }
 
+// I-23.
 #[test]
 fn a_forked_child_finds_every_gate_closed() {
     let mut r = rig(&[]);

@@ -132,6 +132,7 @@ fn story(seed: u64) -> Vec<String> {
     told
 }
 
+// I-36.
 #[test]
 fn a_seed_tells_the_same_story_twice() {
     let stories: Vec<_> = (0..5).map(|seed| (story(seed), story(seed))).collect();

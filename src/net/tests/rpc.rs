@@ -191,6 +191,7 @@ fn a_snapshot_keeps_to_its_rate() {
     });
 }
 
+// I-32.
 #[test]
 fn bounds_are_typed() {
     run(async {

@@ -113,6 +113,7 @@ fn minutes(window: &Window, start: i64) -> BTreeSet<DateTime> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
+    // I-27.
     #[test]
     fn windows_are_those_of_every_minute(
         windows in proptest::collection::vec(window(), 0..3),

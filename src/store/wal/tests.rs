@@ -102,6 +102,7 @@ fn run(wal: &mut Wal, rng: &mut SeededRng, steps: u32, start: Model) -> (Vec<Mod
     (states, true)
 }
 
+// F26.
 #[test]
 fn after_any_crash_the_log_holds_what_was_synced_and_a_prefix_of_the_rest() {
     let mut torn = 0;
@@ -180,6 +181,7 @@ fn sample(clean: bool) -> (CrashDisk, u64) {
     (disk, i)
 }
 
+// F34.
 #[test]
 fn damage_in_the_middle_is_refused_and_a_torn_end_is_dropped() {
     let (disk, last) = sample(false);

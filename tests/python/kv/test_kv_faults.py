@@ -32,6 +32,7 @@ def test_the_checker_finds_what_it_is_to_find() -> None:
     assert verdict.lost == [overlapping]
 
 
+# I-01, I-02.
 @pytest.mark.parametrize("seed", [SEED, SEED + 1])
 def test_no_write_by_two_masters_and_none_lost(tmp_path: Path, seed: int) -> None:
     with Run(seed, tmp_path, gated=True) as run:

@@ -353,6 +353,7 @@ def test_heartbeats_do_not_wait_for_a_write_stall(start_server: StartServer) -> 
             assert not is_blocked(client)
 
 
+# I-02, F02.
 def test_write_that_outlives_its_lease_is_not_acknowledged(start_server: StartServer) -> None:
     server = start_server(workers="16")
     with server.client() as client:
@@ -452,6 +453,7 @@ def test_drain_is_not_kept_waiting_by_busy_workers(start_server: StartServer) ->
     asleep.join(20)
 
 
+# F50.
 def test_drain_waits_for_the_write_in_flight(start_server: StartServer) -> None:
     server = start_server(workers="16")
     assert server.heartbeat(epoch=1, ttl_ms=60_000).accepted

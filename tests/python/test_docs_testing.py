@@ -1,0 +1,45 @@
+"""The tables of docs/testing.md: each number is there, each test that they name exists, and names the number itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LATER = {*range(37, 47), 59, 61}
+"""Scenarios of parts that come later."""
+ROWS = re.findall(r"^\| ((?:I-|F)\d\d) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
+FILES: dict[str, list[Path]] = {}
+for folder, kind in (("src", "rs"), ("tests", "rs"), ("tests/python", "py")):
+    for path in (ROOT / folder).rglob(f"*.{kind}"):
+        FILES.setdefault(path.name, []).append(path)
+
+
+def test_no_number_is_missing() -> None:
+    wanted = [f"I-{n:02}" for n in range(1, 37)] + [f"F{n:02}" for n in range(1, 63) if n not in LATER]
+    assert [number for number, _ in ROWS] == wanted
+
+
+def named(file: str, test: str, number: str) -> bool:
+    """Whether a file of this name has the test, and the number."""
+    for path in FILES.get(file, []):
+        text = path.read_text()
+        if re.search(rf"\b(fn|def) {test}\b", text) and re.search(rf"\b{number}(?!\d)", text):
+            return True
+        if f"def test_{number.lower()}_" in text and test.startswith(f"test_{number.lower()}_"):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("number", "tests"), ROWS, ids=[number for number, _ in ROWS])
+def test_what_a_row_names_is_there(number: str, tests: str) -> None:
+    found = re.findall(r"`([a-z0-9_]+\.(?:rs|py))::([a-z0-9_]+)`", tests)
+    assert found or re.search(r"later|no HTTP", tests), "a row names its tests, or says why it has none"
+    assert [f"{file}::{test}" for file, test in found if not named(file, test, number)] == []
+
+
+def test_a_wrong_row_is_noticed() -> None:
+    assert not named("test_docs_testing.py", "test_that_is_none", "I-01")
+    assert not named("test_docs.py", "test_a_snippet_runs", "I-01")
