@@ -245,12 +245,13 @@ class Run:
 
     def survived(self) -> set[str]:
         """The keys that the master has, read while it stays that: on a busy machine the office may change once more."""
-        while True:
+        for _ in range(20):
             try:
                 with self.servers[self.wait_master()].client() as client:
                     return {write.key for write in self.history if client.get(write.key) is not None}
             except (redis.RedisError, OSError) as error:
                 print(f"reading again: {error}", file=sys.stderr)
+        raise AssertionError("no master stayed so for as long as it takes to read what is there")
 
     @property
     def history(self) -> list[Write]:
