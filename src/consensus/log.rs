@@ -116,7 +116,7 @@ impl Log {
     /// Reads a log and starts its writer; `inline` starts no thread.
     pub fn open(store: Box<dyn LogStore>, inline: bool) -> Result<(Log, Option<JoinHandle<()>>)> {
         let index = Index::load(store.as_ref())?;
-        let writing = Writing { store, dead: None };
+        let writing = Writing { store, dead: None, preparing: Vec::new() };
         if inline {
             return Ok((Log::of(index, Writer::Inline(Box::new(writing))), None));
         }
@@ -319,6 +319,8 @@ impl Debug for Writing {
 struct Writing {
     store: Box<dyn LogStore>,
     dead: Option<Error>,
+    /// Threads that make the next segment. They write to the directory, so none may outlive the log.
+    preparing: Vec<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -365,7 +367,8 @@ fn prepare(writing: &mut Writing) {
                 tracing::warn!(%error, "no space was prepared for the log");
             }
         });
-        drop(prepared);
+        writing.preparing.retain(|thread| !thread.is_finished());
+        writing.preparing.extend(prepared.ok());
     }
 }
 
@@ -383,7 +386,9 @@ fn run(writing: &Mutex<Writing>, pending: &AtomicUsize, queue: &Receiver<Job>) {
         let done = jobs.len();
         let mut writing = lock(writing);
         writing.work(jobs);
-        prepare(&mut writing);
+        if !closed {
+            prepare(&mut writing);
+        }
         drop(writing);
         pending.fetch_sub(done, Release);
     }
@@ -405,6 +410,10 @@ impl Writing {
                 }
                 Job::Close { tell } => {
                     self.flush(&mut records, &mut tells, &mut give_up);
+                    for thread in self.preparing.drain(..) {
+                        // One that panicked has nothing more to do either.
+                        drop(thread.join());
+                    }
                     let done = match &self.dead {
                         None => self.store.close(),
                         Some(e) => Err(e.clone()),

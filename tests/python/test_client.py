@@ -259,4 +259,5 @@ print(before == left() or (before, left()))
 def test_what_is_closed_leaves_no_descriptor_and_no_thread(tmp_path, program):
     with Cluster(tmp_path, 1) as cluster:
         ended = program(LEFT, cluster.addresses[0], free_address(), seconds=2 * LIMIT)
-    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+    # Nor does anything write to a directory that was given back: it is gone by then.
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
