@@ -17,6 +17,7 @@ __all__ = [
     "Orchestrator",
     "Permit",
     "Plug",
+    "Question",
     "Session",
     "Simulation",
     "Task",
@@ -255,6 +256,7 @@ class Question:
     def shards(self, shards: list[tuple[str, list[str]]]) -> None: ...
     def failed(self, why: str) -> None: ...
 
+@final
 class Task:
     @property
     def run(self) -> int: ...
