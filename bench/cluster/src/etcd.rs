@@ -175,7 +175,7 @@ pub async fn fill(etcd: &Etcd, keys: u64) -> Res<()> {
 
 pub async fn read(etcd: &Etcd) -> Res<()> {
     let mut client = Client::connect([&etcd.addresses[0]], None).await?;
-    let found = client.get("full/", Some(GetOptions::new().with_prefix().with_count_only())).await?;
+    let found = client.get("held-lock-", Some(GetOptions::new().with_prefix().with_count_only())).await?;
     if found.count() == 0 { Err(wrong("the keys are gone")) } else { Ok(()) }
 }
 
