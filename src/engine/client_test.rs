@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::raft::RaftEngine;
-use super::raft_test::{LIMIT, Place};
+use super::raft_test::{LIMIT, Place, eventually};
 use super::{ClientEngine, EventSink};
 use crate::base::{Key, Result, SessionId, Status, SystemRng, Token};
 use crate::client::Options;
@@ -177,15 +177,16 @@ fn leaders_come_and_go_and_nothing_is_done_twice() {
         }
         tokens
     });
-    let (mut changes, mut before) = (0, u64::MAX);
+    let (mut changes, mut before, mut idle) = (0, 0, 0);
     while !work.is_finished() {
-        // Each leader gets something done: on a busy machine nothing would be, within the time of an operation, under ever new ones.
+        // An operation lives through several changes, and not through ever new ones: on a busy machine its time would be over.
         let now = done.load(SeqCst);
-        if now == before {
-            std::thread::sleep(Duration::from_millis(1));
+        idle = if now == before { idle + 1 } else { 0 };
+        before = now;
+        if idle > 4 {
+            eventually("something is done under this leader", || done.load(SeqCst) != now || work.is_finished());
             continue;
         }
-        before = now;
         let leader = leader_of(&members);
         if members[leader].consensus().transfer(None).is_ok() {
             changes += 1;

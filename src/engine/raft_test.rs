@@ -86,7 +86,7 @@ fn acquire(engine: &RaftEngine, session: SessionId, seq: u64, key: &str) -> Toke
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");

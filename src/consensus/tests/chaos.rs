@@ -270,7 +270,7 @@ fn sweep(usual: std::ops::Range<u64>, members: usize, rates: &'static [u64]) {
         holds += held;
         (0..4).for_each(|i| faults[i] += done[i]);
     }
-    assert!(holds > 100, "I-35: runs that show too little: {holds} holds");
+    assert!(holds > 300, "I-35: runs that show too little: {holds} holds");
     assert!(faults.iter().all(|f| *f > 0), "every kind of fault has happened: {faults:?}, {holds} holds");
 }
 
@@ -290,5 +290,5 @@ fn five_members_under_faults() {
 /// C2, C10: half as fast, twice as fast, and wall clocks that jump by an hour: nothing but the times of the leases changes.
 #[test]
 fn members_whose_clocks_disagree_give_no_token_twice_and_none_out_of_order() {
-    sweep(200..204, 3, &[50, 100, 200]);
+    sweep(200..206, 3, &[50, 100, 200]);
 }
