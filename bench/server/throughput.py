@@ -37,9 +37,14 @@ def cpu_seconds(server: Server) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
+def pinned(processor: int) -> list[str]:
+    """Runs a command on one processor. Server and load each on their own: what the one gains is not the other's loss."""
+    return ["taskset", "-c", str(processor)] if (os.cpu_count() or 1) > 1 else []
+
+
 def measure(server: Server, mode: str, arguments: list[str]) -> Sample:
     server.command("CONFIG", "SET", "master-lease-mode", mode)
-    command = ["redis-benchmark", "-p", str(server.port), "-n", str(REQUESTS), "-r", "100000", "--csv", *arguments]
+    command = [*pinned(1), "redis-benchmark", "-p", str(server.port), "-n", str(REQUESTS), "-r", "100000", "--csv", *arguments]
     before = cpu_seconds(server)
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     used = cpu_seconds(server) - before
@@ -65,8 +70,11 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 21
     with tempfile.TemporaryDirectory(prefix="kvgate-bench-") as directory:
         # One server has all slots, so that nobody is redirected.
-        server = Server(Path(directory), "a", workers="2").start()
+        server = Server(Path(directory), "a", workers="1").start()
         try:
+            assert server.process is not None
+            if pinned(0):
+                subprocess.run([*pinned(0)[:1], "-a", "-c", "-p", "0", str(server.process.pid)], check=True, stdout=subprocess.DEVNULL)
             with Granter(server, 1, 5_000):
                 for name, arguments in LOADS.items():
                     on: list[Sample] = []

@@ -38,7 +38,7 @@ def batch(*puts: tuple[bytes, bytes]) -> bytes:
 
 def stamp(epoch: int) -> bytes:
     """What the server stamps into a batch."""
-    return b"tenure:epoch:1:" + struct.pack("<Q", epoch)
+    return b"TnE1" + struct.pack("<Q", epoch)
 
 
 # -- Data ------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 #include "epoch.hpp"
 
+#include <endian.h>
+
 #include <algorithm>
+#include <cstring>
 #include <tenure.hpp>
 
 namespace kvgate {
@@ -45,19 +48,18 @@ class Inspector : public rocksdb::WriteBatch::Handler {
 
 EpochStamp encode_epoch_stamp(uint64_t epoch) {
   EpochStamp stamp;
-  char* end = std::copy(kEpochStampMagic.begin(), kEpochStampMagic.end(), stamp.begin());
-  for (int i = 0; i < 8; ++i) *end++ = static_cast<char>(epoch >> (8 * i));
+  const uint64_t little = htole64(epoch);
+  std::memcpy(stamp.data(), kEpochStampMagic.data(), kEpochStampMagic.size());
+  std::memcpy(stamp.data() + kEpochStampMagic.size(), &little, sizeof(little));
   return stamp;
 }
 
 std::optional<uint64_t> decode_epoch_stamp(std::string_view text) {
   const size_t magic = kEpochStampMagic.size();
-  if (text.size() != magic + 8 || text.substr(0, magic) != kEpochStampMagic) return std::nullopt;
-  uint64_t epoch = 0;
-  for (size_t i = 0; i < 8; ++i) {
-    epoch |= static_cast<uint64_t>(static_cast<unsigned char>(text[magic + i])) << (8 * i);
-  }
-  return epoch;
+  if (text.size() != magic + sizeof(uint64_t) || text.substr(0, magic) != kEpochStampMagic) return std::nullopt;
+  uint64_t little = 0;
+  std::memcpy(&little, text.data() + magic, sizeof(little));
+  return le64toh(little);
 }
 
 BatchFacts inspect(const rocksdb::WriteBatch& batch) {
