@@ -23,7 +23,7 @@ for target in "${targets[@]}"; do
   log=$work.log
   echo "fuzz: $target, $seconds s"
   if ! TENURE_FUZZ_TARGET=$target TENURE_FUZZ_SEEDS=$work "$program" "$work" "fuzz/corpus/$target" -max_total_time="$seconds" -max_len=16384 \
-    -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 -artifact_prefix="fuzz/corpus/$target/" >"$log" 2>&1; then
+    -rss_limit_mb=1024 -malloc_limit_mb=64 -timeout=10 -print_final_stats=1 -artifact_prefix="fuzz/corpus/$target/" >"$log" 2>&1; then
     grep -A1 "panicked" "$log" || true
     tail -40 "$log"
     exit 1

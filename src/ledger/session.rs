@@ -6,6 +6,7 @@
 use crate::base::planted::planted;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -18,9 +19,13 @@ use super::command::{LossReason, Outcome, WaitEnd};
 /// Bits of a session id that name its slot; the rest is a serial number.
 const SLOT_BITS: u32 = 24;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
-/// Chunk `k` of the table holds `FIRST << k` slots and never moves.
-const FIRST: usize = 64;
-const CHUNKS: usize = 19;
+/// The table is a tree of fixed depth whose pages are made when a slot of theirs is first used and never move. Pages are small, so that
+/// a snapshot of one session takes no more than a page, whatever its number (I-30).
+const PAGE_BITS: u32 = 6;
+const PAGE: usize = 1 << PAGE_BITS;
+const BRANCH_BITS: u32 = 9;
+const BRANCH: usize = 1 << BRANCH_BITS;
+const BRANCHES: usize = 1 << (SLOT_BITS - BRANCH_BITS - PAGE_BITS);
 /// Cancelled requests that a session remembers, should they come after their cancellation.
 const CANCELLED_MAX: usize = 64;
 
@@ -240,7 +245,10 @@ pub(super) struct Dying(pub(super) SessionId);
 /// What only opening, ending and expiry need.
 #[derive(Default)]
 pub(super) struct Index {
+    /// Slots that were cleared.
     free: BinaryHeap<Reverse<u32>>,
+    /// Slots that a snapshot left out, in order.
+    gaps: VecDeque<Range<u32>>,
     next_slot: u32,
     pub(super) serial: u64,
     pub(super) open: u64,
@@ -250,14 +258,19 @@ pub(super) struct Index {
     pub(super) dying: VecDeque<Dying>,
 }
 
+type Page = Box<[Slot; PAGE]>;
+
+type Branch = Box<[OnceLock<Page>; BRANCH]>;
+
 pub(super) struct Sessions {
-    chunks: [OnceLock<Box<[Slot]>>; CHUNKS],
+    branches: [OnceLock<Branch>; BRANCHES],
     index: Mutex<Index>,
 }
 
-fn place(slot: usize) -> (usize, usize) {
-    let chunk = (slot / FIRST + 1).ilog2() as usize;
-    (chunk, slot - FIRST * ((1 << chunk) - 1))
+/// Where a slot lies: its branch, its page there and its place in that.
+fn place(slot: u32) -> (usize, usize, usize) {
+    let slot = slot as usize;
+    (slot >> (BRANCH_BITS + PAGE_BITS), slot >> PAGE_BITS & (BRANCH - 1), slot & (PAGE - 1))
 }
 
 /// How a session's end looks to one of its grants, and to one of its waits.
@@ -271,7 +284,7 @@ pub(super) fn end_reasons(life: Life) -> (LossReason, WaitEnd) {
 
 impl Sessions {
     pub(super) fn new() -> Sessions {
-        Sessions { chunks: [const { OnceLock::new() }; CHUNKS], index: Mutex::default() }
+        Sessions { branches: [const { OnceLock::new() }; BRANCHES], index: Mutex::default() }
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
@@ -286,8 +299,8 @@ impl Sessions {
     /// The slot of this number, if there is one.
     #[inline]
     pub(super) fn at(&self, slot: u32) -> Option<&Slot> {
-        let (chunk, within) = place(slot as usize);
-        self.chunks.get(chunk)?.get()?.get(within)
+        let (branch, page, within) = place(slot);
+        self.branches.get(branch)?.get()?.get(page)?.get()?.get(within)
     }
 
     /// The slot of a session that has not been cleared away, living or not.
@@ -384,13 +397,7 @@ impl Sessions {
     /// Opens a session in the lowest free slot, so that a restored table gives the same numbers. Returns its id and deadline.
     pub(super) fn open(&self, nonce: u128, name: &str, ttl: u32, now: u64) -> (SessionId, u64) {
         let mut index = self.index();
-        let slot = index.free.pop().map_or_else(
-            || {
-                index.next_slot += 1;
-                index.next_slot - 1
-            },
-            |Reverse(n)| n,
-        );
+        let slot = index.lowest_free();
         index.serial += 1;
         let id = SessionId(index.serial << SLOT_BITS | u64::from(slot));
         let body = Body { nonce, name: name.to_owned(), ..Body::default() };
@@ -399,9 +406,10 @@ impl Sessions {
     }
 
     fn fill(&self, index: &mut Index, id: SessionId, life: u64, ttl: u32, body: Body) -> u64 {
-        let (chunk, within) = place(Self::slot_number(id) as usize);
-        let chunk = self.chunks[chunk].get_or_init(|| (0..FIRST << chunk).map(|_| Slot::empty()).collect());
-        let slot = &chunk[within];
+        let (branch, page, within) = place(Self::slot_number(id));
+        let branch = self.branches[branch].get_or_init(|| Box::new([const { OnceLock::new() }; BRANCH]));
+        let page = branch[page].get_or_init(|| Box::new(std::array::from_fn(|_| Slot::empty())));
+        let slot = &page[within];
         index.open += 1;
         index.by_nonce.insert(body.nonce, id);
         slot.cancelled.store(body.cancelled.len() as u32, Relaxed);
@@ -431,8 +439,14 @@ impl Sessions {
         used.extend(dying.iter().map(|d| Self::slot_number(d.0)));
         used.sort_unstable();
         used.dedup();
-        index.next_slot = used.last().map_or(0, |last| last + 1);
-        index.free = (0..index.next_slot).filter(|n| used.binary_search(n).is_err()).map(Reverse).collect();
+        (index.next_slot, index.gaps, index.free) = (0, VecDeque::new(), BinaryHeap::new());
+        for slot in used {
+            if slot > index.next_slot {
+                let gap = index.next_slot..slot;
+                index.gaps.push_back(gap);
+            }
+            index.next_slot = slot + 1;
+        }
         index.serial = serial;
         index.dying = dying.into();
     }
@@ -459,14 +473,36 @@ impl Sessions {
 
     /// Every session that has not been cleared away, by number.
     pub(super) fn all(&self) -> Vec<SessionId> {
-        let index = self.index();
-        let mut ids: Vec<SessionId> = (0..index.next_slot).filter_map(|n| self.at(n)).map(Slot::id).filter(|id| id.0 != 0).collect();
+        let _none_is_opened_meanwhile = self.index();
+        let pages = self.branches.iter().filter_map(OnceLock::get).flat_map(|b| b.iter()).filter_map(OnceLock::get);
+        let mut ids: Vec<SessionId> = pages.flat_map(|p| p.iter()).map(Slot::id).filter(|id| id.0 != 0).collect();
         ids.sort_unstable();
         ids
     }
 }
 
 impl Index {
+    fn lowest_free(&mut self) -> u32 {
+        let cleared = self.free.peek().map_or(u32::MAX, |Reverse(n)| *n);
+        match self.gaps.front_mut() {
+            Some(gap) if gap.start < cleared => {
+                let slot = gap.start;
+                gap.start += 1;
+                if gap.start == gap.end {
+                    self.gaps.pop_front();
+                }
+                slot
+            }
+            _ => self.free.pop().map_or_else(
+                || {
+                    self.next_slot += 1;
+                    self.next_slot - 1
+                },
+                |Reverse(n)| n,
+            ),
+        }
+    }
+
     /// The nearest time at which a session may be over: a lower bound.
     pub(super) fn nearest(&self) -> Option<u64> {
         if !self.dying.is_empty() {
@@ -495,3 +531,7 @@ impl Index {
         None
     }
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;
