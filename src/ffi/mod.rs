@@ -20,6 +20,7 @@ mod gate;
 mod gate_cold;
 mod granter;
 mod guard;
+mod hazard;
 mod host;
 mod inject;
 mod log;

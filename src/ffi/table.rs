@@ -5,7 +5,8 @@
 //!
 //! A lookup takes no lock and writes to no shared cache line: the caller publishes the object's address in a hazard slot of
 //! its own thread and looks again whether it is still there. Freeing unlinks the object first and destroys it when no hazard
-//! slot names it, at the latest when the last call that uses it returns. Source: Michael, "Hazard pointers", IEEE TPDS 2004.
+//! slot names it, at the latest when the last call that uses it returns (where the kernel has no membarrier(2), or with the next call).
+//! The protocol itself is in `hazard.rs`.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
@@ -13,10 +14,12 @@ use std::ops::Deref;
 use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, compiler_fence, fence};
 
 use super::guard::contained;
+use super::hazard;
 use crate::base::{Error, Result, Status, process};
+use crate::gate::{process_barrier, register_barrier};
 
 const SLOT_BITS: u32 = 24;
 const TYPE_BITS: u32 = 8;
@@ -107,6 +110,7 @@ fn with_ledger<R>(f: impl FnOnce(&mut Ledger) -> R) -> R {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
         process::watch_forks();
+        register_barrier();
         // SAFETY: the handlers touch one atomic. Without memory for the registration a fork in the instant in which another
         // thread opens or frees an object leaves a child that cannot open any, and nothing worse.
         unsafe { libc::pthread_atfork(Some(take), Some(give), Some(give)) };
@@ -176,13 +180,13 @@ pub(super) fn remove<T: Object>(handle: u64) -> bool {
         if head.handle != handle {
             return false;
         }
-        slot.object.store(null_mut(), SeqCst);
         if ledger.generations.get(at).is_some_and(|g| *g < GENERATION_MAX) {
             ledger.free.push(at as u32);
         }
         if head.born == process::generation() {
-            ledger.retired.push(object);
-            RETIRED.fetch_add(1, SeqCst);
+            hazard::unlink(&slot.object, &mut ledger.retired, &RETIRED);
+        } else {
+            slot.object.store(null_mut(), SeqCst);
         }
         true
     });
@@ -195,13 +199,9 @@ pub(super) fn remove<T: Object>(handle: u64) -> bool {
 /// Destroys what is unlinked and in nobody's use.
 #[cold]
 fn reclaim() {
-    let free = with_ledger(|ledger| {
-        fence(SeqCst);
-        let (used, free): (Vec<_>, Vec<_>) = std::mem::take(&mut ledger.retired).into_iter().partition(|&object| is_used(object));
-        RETIRED.fetch_sub(free.len(), SeqCst);
-        ledger.retired = used;
-        free
-    });
+    // An object in use as it is freed is rare, so the barrier that its user need not pay for is affordable.
+    let heavy = || drop(process_barrier());
+    let free = with_ledger(|ledger| hazard::collect(&mut ledger.retired, &RETIRED, is_used, || fence(SeqCst), heavy));
     for object in free {
         // SAFETY: unlinked, so no lookup finds it, and in no hazard slot, so no call has it; taken off the list by us alone.
         unsafe { ((*object).destroy)(object) };
@@ -306,16 +306,7 @@ pub(super) fn pin<T: Object>(handle: u64) -> Result<Pin<T>> {
     let Some(using) = record.using.get(at) else {
         return Err(Error::new(Status::Limit, format!("calls on handles are nested more than {DEPTH} deep")));
     };
-    let mut object = slot.object.load(Acquire);
-    loop {
-        // The swap is the full fence between "I use it" and "is it still there".
-        using.swap(object, SeqCst);
-        let now = slot.object.load(SeqCst);
-        if now == object {
-            break;
-        }
-        object = now;
-    }
+    let object = hazard::protect(&slot.object, using, || {});
     record.depth.set(at + 1);
     let pin = Pin { object: object.cast_const().cast::<Entry<T>>(), record, at, here: PhantomData };
     // SAFETY: not null, and protected from now on by the hazard slot.
@@ -345,11 +336,9 @@ impl<T> Deref for Pin<T> {
 impl<T> Drop for Pin<T> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(using) = self.record.using.get(self.at) {
-            using.store(null_mut(), Release);
-        }
+        let waits = self.record.using.get(self.at).is_some_and(|using| hazard::leave(using, &RETIRED, || compiler_fence(SeqCst)));
         self.record.depth.set(self.at);
-        if RETIRED.load(Relaxed) != 0 {
+        if waits {
             // The destructors of whole objects may run here.
             contained(reclaim);
         }
