@@ -187,6 +187,7 @@ fn who_has_waited_long_goes_before_who_is_important() {
     put(&sim, "low", json!({"every_ms": MINUTE, "priority": 0, "budgets": {"disk": 1}}));
     let mut low = Vec::new();
     while let Some(task) = sim.next_task(START + 2 * MINUTE + 50 * SECOND) {
+        // Somebody always waits, so none of them waits for a timer.
         if task.schedule() == "low" {
             low.push((sim.now_ms() - task.tick_ms() as u64) / SECOND);
         }

@@ -50,6 +50,11 @@ pub fn judge(schedule: &Schedule, calendar: &Calendar, target: &str, mark: i64, 
         at = before(tick);
     }
     due.start.reverse();
+    if let Some(first) = due.start.first().filter(|_| deadline != i64::MAX) {
+        // What cannot be started before is recorded as missed then.
+        let missed = start_of(*first).saturating_add(deadline).saturating_add(1);
+        due.again_ms = Some(due.again_ms.map_or(missed, |at| at.min(missed)));
+    }
     if let Some(upto) = at {
         let reason = if due.start.len() < keep && schedule.start_deadline_ms != 0 { Reason::Deadline } else { Reason::Misfire };
         let (mut count, mut tick) = (1, upto);

@@ -6,3 +6,5 @@ pub mod due;
 pub mod place;
 pub mod planner;
 pub mod themis;
+mod waits;
+mod wishes;

@@ -1,7 +1,7 @@
 //! What a handler is given: who it works for, until when, and how it says that it has finished.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::*};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Shared;
@@ -10,6 +10,9 @@ use crate::ledger::orch::{CHECKPOINT_MAX, OrchAnswer, OrchOp, Schedule, Throttle
 use crate::orchestrator::calendar::Calendar;
 
 const NS_PER_MS: u64 = 1_000_000;
+const NS_PER_S: u128 = 1_000_000_000;
+/// Who rests looks this often whether the schedule still asks for it, ns.
+const LOOK_NS: u64 = 1_000 * NS_PER_MS;
 
 /// Why an attempt is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,9 +168,44 @@ pub(super) struct Try {
     checkpoint: Mutex<Vec<u8>>,
     shared: Weak<Shared>,
     finished: AtomicBool,
-    /// When the present segment of work began, BOOTTIME ns; bytes owed, and when they were counted.
+    /// When the present segment of work began, BOOTTIME ns.
     segment_ns: AtomicU64,
-    bytes: Mutex<(u64, u64)>,
+    bytes: Mutex<Account>,
+}
+
+/// Bytes that were read and written and are not paid for by time yet.
+#[derive(Default)]
+struct Account {
+    /// In bytes and ns, so that no fraction is lost however often it is asked.
+    owed: u128,
+    /// Up to when time has paid, BOOTTIME ns.
+    paid_ns: u64,
+}
+
+impl Account {
+    /// Time before it has paid for what was spent before, and for no more.
+    fn spend(&mut self, bytes: u64, rate: u64, now_ns: u64) {
+        self.pay(rate, now_ns);
+        self.owed = self.owed.saturating_add(u128::from(bytes) * NS_PER_S);
+    }
+
+    /// How long to rest until all is paid but what a bucket of one second's worth lets pass at once.
+    fn owes_ns(&mut self, rate: u64, now_ns: u64) -> u64 {
+        self.pay(rate, now_ns);
+        if rate == 0 {
+            return 0;
+        }
+        let rate = u128::from(rate);
+        u64::try_from(self.owed.saturating_sub(rate * NS_PER_S).div_ceil(rate)).unwrap_or(u64::MAX)
+    }
+
+    /// Time has passed up to an instant.
+    fn pay(&mut self, rate: u64, until_ns: u64) {
+        let paid = u128::from(until_ns.saturating_sub(self.paid_ns)) * u128::from(rate);
+        // What nobody asks for is no debt.
+        self.owed = if rate == 0 { 0 } else { self.owed.saturating_sub(paid) };
+        self.paid_ns = self.paid_ns.max(until_ns);
+    }
 }
 
 impl Drop for Try {
@@ -177,6 +215,10 @@ impl Drop for Try {
 }
 
 impl Try {
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn end(&self, result: TaskResult) {
         if self.finished.swap(true, SeqCst) {
             return;
@@ -204,7 +246,7 @@ impl TaskContext {
             shared: Arc::downgrade(shared),
             finished: AtomicBool::new(false),
             segment_ns: AtomicU64::new(now),
-            bytes: Mutex::new((0, now)),
+            bytes: Mutex::new(Account { owed: 0, paid_ns: now }),
         }))
     }
 
@@ -310,7 +352,22 @@ impl TaskContext {
 
     /// Waits until the handler is to stop, at most `timeout`; whether it is.
     pub fn wait_stop(&self, timeout: Duration) -> bool {
-        self.0.attempt.wait_stop(timeout.min(self.remaining())) || self.stop() != Stop::No
+        let mut left = timeout;
+        while !left.is_zero() && self.stop() == Stop::No {
+            // Renewals prolong the lease meanwhile.
+            let step = left.min(self.remaining());
+            self.rest(step);
+            left = left.saturating_sub(step.max(Duration::from_millis(1)));
+        }
+        self.stop() != Stop::No
+    }
+
+    /// Sleeps, on the clock that the orchestrator goes by, and wakes when the handler is told to stop.
+    fn rest(&self, time: Duration) {
+        match self.0.shared.upgrade().and_then(|s| s.pass.get().cloned()) {
+            None => drop(self.0.attempt.wait_stop(time)),
+            Some(pass) => pass(time, &|| self.0.attempt.stop() != Stop::No),
+        }
     }
 
     /// The attempt's gate: whether it still holds the run, by its own clocks. Ask before and after every write that a later attempt must not
@@ -341,30 +398,26 @@ impl TaskContext {
         Calendar::new(&schedule).map_or(schedule.throttle, |c| c.throttle(shared.wall_ms(), &schedule))
     }
 
-    /// To be called after each piece of work with the bytes that it read and wrote: sleeps as long as intensity and byte rate ask for, and
-    /// wakes when the handler is to stop. False: it is to stop.
+    /// To be called after each piece of work with the bytes that it read and wrote: sleeps as long as intensity and byte rate ask for (an edit of the
+    /// schedule counts within a second), and wakes when the handler is to stop. False: it is to stop.
     pub fn pace(&self, bytes: u64) -> bool {
         let Ok(shared) = self.shared() else { return false };
-        let throttle = self.throttle();
-        let now = shared.now().boottime_ns;
-        let worked = now.saturating_sub(self.0.segment_ns.load(Relaxed));
-        let rest =
-            worked.saturating_mul(u64::from(1000 - throttle.intensity.clamp(1, 1000))) / u64::from(throttle.intensity.clamp(1, 1000));
-        let mut owed = 0;
-        if throttle.bytes_per_s != 0 {
-            let mut account = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-            // A bucket of one second's worth.
-            let paid = u128::from(now.saturating_sub(account.1)) * u128::from(throttle.bytes_per_s) / 1_000_000_000;
-            account.0 = account.0.saturating_sub(paid as u64).saturating_add(bytes);
-            account.1 = now;
-            let over = account.0.saturating_sub(throttle.bytes_per_s);
-            owed = (u128::from(over) * 1_000_000_000 / u128::from(throttle.bytes_per_s)) as u64;
-        }
-        let mut left = Duration::from_nanos(rest.max(owed));
-        while !left.is_zero() && self.stop() == Stop::No {
-            let step = left.min(Duration::from_millis(100));
-            self.0.attempt.wait_stop(step);
-            left -= step;
+        let now_ns = shared.now().boottime_ns;
+        let worked_ns = now_ns.saturating_sub(self.0.segment_ns.load(Relaxed));
+        self.0.account().spend(bytes, self.throttle().bytes_per_s, now_ns);
+        let mut rested_ns = 0;
+        while self.stop() == Stop::No {
+            let (throttle, now) = (self.throttle(), shared.now().boottime_ns);
+            let intensity = u64::from(throttle.intensity.clamp(1, 1000));
+            let rest_ns = (worked_ns.saturating_mul(1000 - intensity) / intensity).saturating_sub(rested_ns);
+            let left_ns = rest_ns.max(self.0.account().owes_ns(throttle.bytes_per_s, now));
+            if left_ns == 0 {
+                break;
+            }
+            let step_ns = left_ns.min(LOOK_NS);
+            self.wait_stop(Duration::from_nanos(step_ns));
+            rested_ns += step_ns;
+            self.0.account().pay(throttle.bytes_per_s, now.saturating_add(step_ns));
         }
         self.0.segment_ns.store(shared.now().boottime_ns, Relaxed);
         self.stop() == Stop::No

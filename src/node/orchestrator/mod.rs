@@ -13,9 +13,9 @@ mod locked;
 mod runner;
 mod verbs;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -45,6 +45,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub type Topology = dyn Fn(&Schedule) -> std::result::Result<ShardList, String> + Send + Sync;
 /// Says why a run must not start now; `None` when it may. Given the schedule and the target.
 pub type HostGate = dyn Fn(&Schedule, &str) -> Option<String> + Send + Sync;
+
+/// Lets so much time pass, or less when there is enough: for a clock that nobody else moves.
+pub(in crate::node) type Pass = dyn Fn(Duration, &dyn Fn() -> bool) + Send + Sync;
 
 /// What does a kind of task.
 #[derive(Clone)]
@@ -108,6 +111,7 @@ pub(super) struct Shared {
     /// Whether runs can be given out, and done, here.
     works: bool,
     manual: bool,
+    pass: OnceLock<Arc<Pass>>,
     handlers: Mutex<BTreeMap<String, Handler>>,
     gates: Mutex<Vec<Arc<HostGate>>>,
     /// Calls of gates that have not returned.
@@ -116,7 +120,8 @@ pub(super) struct Shared {
     /// The session under which it has joined, and the kinds that it named.
     joined: Mutex<(SessionId, usize)>,
     driver: Mutex<Driver>,
-    runs: Mutex<HashMap<(u64, u64), Running>>,
+    /// In order: those that begin at one instant begin in the order in which they were made, in every run of a simulation.
+    runs: Mutex<BTreeMap<(u64, u64), Running>>,
     /// Attempts of this session when it was opened: another orchestrator may have begun them, so they are left to run out.
     others: HashSet<(u64, u64)>,
     /// Whether the session's place is still taken by this one.
@@ -225,6 +230,7 @@ impl Session {
             options,
             works,
             manual,
+            pass: OnceLock::new(),
             handlers: Mutex::default(),
             gates: Mutex::default(),
             asking: Arc::default(),
@@ -386,6 +392,11 @@ impl Orchestrator {
             next = shared.step();
         }
         Duration::from_nanos(next.min(shared.renew_step()))
+    }
+
+    /// Handlers that wait or rest let virtual time pass. The first one stays.
+    pub(in crate::node) fn let_pass(&self, pass: Arc<Pass>) {
+        let _ = self.0.shared.pass.set(pass);
     }
 
     /// Ends it: it takes no more work, its runs are told to stop, and what has stopped within `timeout` is recorded. Closing twice is no error.

@@ -1,6 +1,6 @@
 //! The attempts of this node: handlers started, watched, ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ pub(super) struct Found {
     cancelling: bool,
 }
 
-type Runs = HashMap<(u64, u64), Running>;
+type Runs = BTreeMap<(u64, u64), Running>;
 
 impl Shared {
     /// One round. Returns ns until the next is due.
