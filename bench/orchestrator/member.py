@@ -12,53 +12,66 @@ from typing import Any
 import tenure
 
 
-def cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+class Calls:
+    """What a line asks for, by its first word."""
+
+    def __init__(self, node: tenure.Node) -> None:
+        self.node = node
+        self.spans: list[tuple[float, float]] = []
+        self.lock = threading.Lock()
+
+    def timed(self, _task: tenure.Task) -> None:
+        began = time.monotonic()
+        with self.lock:
+            self.spans.append((began, time.monotonic()))
+
+    def cpu(self) -> float:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return used.ru_utime + used.ru_stime
+
+    def open(self) -> None:
+        self.orch = self.node.orchestrator(ramp_up=0)
+        self.orch.task("nothing")(lambda _task: None)
+        self.orch.task("timed")(self.timed)
+
+    def put(self, schedules: list[dict[str, Any]]) -> None:
+        for fields in schedules:
+            self.orch.schedule(**fields)
+
+    def remove(self, schedules: list[str]) -> None:
+        for schedule in schedules:
+            self.orch.remove(schedule)
+
+    def budget(self, name: str, limit: int) -> None:
+        self.orch.set_budget(name, limit)
+
+    def trigger(self, name: str, count: int, key: float) -> None:
+        for i in range(count):
+            self.orch.run_now(name.format(i), key=f"{key}-{i}")
+
+    def ends(self) -> list[tuple[float, float]]:
+        return list(self.spans)
+
+    def forget(self) -> None:
+        self.spans.clear()
+
+    def next(self, schedule: str, count: int) -> float:
+        """What a tick takes, without the making of a datetime of it."""
+        began = time.perf_counter()
+        found = len(self.orch._core.next_fires(schedule, None, count))
+        return (time.perf_counter() - began) / found
+
+    def status(self) -> dict[str, Any]:
+        return self.orch.status()
 
 
 def main() -> None:
-    given = json.loads(sys.argv[1])
-    node = tenure.Node(**given)
+    node = tenure.Node(**json.loads(sys.argv[1]))
     node.wait_ready(60)
-    orch = node.orchestrator(ramp_up=0)
-    ends: list[tuple[float, float]] = []
-    lock = threading.Lock()
-
-    @orch.task("nothing")
-    def nothing(_task: tenure.Task) -> None:
-        return
-
-    @orch.task("timed")
-    def timed(_task: tenure.Task) -> None:
-        began = time.monotonic()
-        with lock:
-            ends.append((began, time.monotonic()))
-
-    def call(what: str, *args: Any) -> Any:
-        if what == "put":
-            for text in args[0]:
-                orch.schedule(**text)
-            return len(args[0])
-        if what == "remove":
-            for schedule in args[0]:
-                orch.remove(schedule)
-            return len(args[0])
-        if what == "trigger":
-            for i in range(args[1]):
-                orch.run_now(args[0], key=f"{args[2]}-{i}")
-            return args[1]
-        if what == "ends":
-            return list(ends)
-        if what == "next":
-            began = time.perf_counter()
-            count = len(orch.next_fires(args[0], args[1]))
-            return (time.perf_counter() - began) / count
-        return {"status": orch.status(), "cpu": cpu_s(), "now": time.monotonic()}[what]
-
+    calls = Calls(node)
     for line in sys.stdin:
         what, *args = json.loads(line)
-        print(json.dumps(call(what, *args)), flush=True)
+        print(json.dumps(getattr(calls, what)(*args)), flush=True)
 
 
 if __name__ == "__main__":

@@ -491,7 +491,7 @@ class Orchestrator:
 class Simulation:
     """A node with its orchestrator in virtual time: time passes only in ``run()``, and the same seed gives the same story.
 
-    Handlers run on the calling thread, one after the other, and take no time unless they wait for it.
+    Handlers run on the calling thread, one after the other, and take no time but what they wait (``wait_cancelled``) or rest (``pace``).
     """
 
     def __init__(self, start: datetime | str, seed: int = 0) -> None:

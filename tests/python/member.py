@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 import tenure
+from jobs import Jobs
 from soakload import Load
 from workload import Work
 
@@ -89,6 +90,28 @@ class Calls:
     def work_stop(self) -> None:
         while self.workers:
             self.workers.pop().stop()
+
+    def job(self, database: str) -> None:
+        self.jobs = Jobs(self.node, database)
+
+    def job_schedule(self, schedule_id: str, **fields: Any) -> int:
+        return self.jobs.orch.schedule(schedule_id, "work", **fields)
+
+    def job_run(self, schedule_id: str, **how: Any) -> int:
+        return self.jobs.orch.run_now(schedule_id, **how)
+
+    def job_line(self, run: int) -> dict[str, Any]:
+        return {name: value for name, value in (self.jobs.orch.run(run) or {}).items() if name in ("state", "attempt", "token", "node")}
+
+    def job_counts(self) -> dict[str, int]:
+        counts: dict[str, int] = self.jobs.orch.status()["counts"]
+        return counts
+
+    def job_told(self) -> list[dict[str, Any]]:
+        return list(self.jobs.told)
+
+    def job_go(self) -> None:
+        self.jobs.go.set()
 
     def load(self, *args: Any) -> None:
         self.loaded = Load(self.node, *args)

@@ -136,8 +136,6 @@ impl Shared {
         let step = |mark: &TaskMark| if mark.ended == Some(true) { Step::Ended(true) } else { Step::Waiting };
         let steps = f.tasks.iter().map(step).collect();
         let tasks = f.tasks.into_iter().map(|m| TaskRun { checkpoint: m.checkpoint, ..TaskRun::default() }).collect();
-        let lag = self.wall_ms().saturating_sub(f.tick_ms).max(0) as u64;
-        lock(&self.figures).started(lag);
         let never = Moment { boottime_ns: 0, raw_ns: 0 };
         let attempt = Attempt::new((f.run, f.token, f.attempt), f.schedule, f.target, f.tick_ms, f.params, never);
         if f.cancelling {
@@ -372,6 +370,8 @@ impl Shared {
             && !running.confirmed
         {
             running.confirmed = true;
+            // What is ready now begins now, but for gates and locks of the host.
+            lock(&self.figures).started(self.wall_ms().saturating_sub(attempt.tick_ms).max(0) as u64);
             let began = Attempt::new(
                 (attempt.run, attempt.token, attempt.number),
                 attempt.schedule.clone(),
