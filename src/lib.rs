@@ -35,3 +35,7 @@ pub mod node;
 pub mod orchestrator;
 pub mod plug;
 pub mod store;
+
+#[cfg(test)]
+#[path = "../sim/mod.rs"]
+mod sim;

@@ -33,11 +33,15 @@ fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
     }
 }
 
-fn source() -> Vec<(PathBuf, String)> {
+fn source_of(folder: &str) -> Vec<(PathBuf, String)> {
     let mut paths = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "rs", &mut paths);
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), "rs", &mut paths);
     paths.sort();
     paths.into_iter().map(|p| (p.clone(), fs::read_to_string(p).unwrap())).collect()
+}
+
+fn source() -> Vec<(PathBuf, String)> {
+    source_of("src")
 }
 
 fn layer(path: &Path) -> Option<String> {
@@ -107,9 +111,24 @@ fn habits_stay_where_they_belong() {
     }
 }
 
+/// `sim/` may use every layer; it is a module of the tests' build alone, and no layer knows of it.
+#[test]
+fn the_simulator_is_seen_by_nothing() {
+    let mut seen = BTreeSet::new();
+    for (path, text) in source() {
+        if used(&text).contains("sim") || text.contains("/sim/") {
+            seen.insert(path.file_name().unwrap().to_owned());
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["lib.rs"], "who names the simulator");
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    assert!(lib.contains("#[cfg(test)]\n#[path = \"../sim/mod.rs\"]\nmod sim;"));
+}
+
 #[test]
 fn every_file_says_what_it_is_for() {
-    for (path, text) in source().into_iter().filter(|(p, _)| !p.to_str().unwrap().ends_with("_test.rs")) {
+    let all = source().into_iter().chain(source_of("sim"));
+    for (path, text) in all.into_iter().filter(|(p, _)| !p.to_str().unwrap().ends_with("_test.rs")) {
         assert!(text.starts_with("//!"), "{} does not start with what it is for", path.display());
     }
 }

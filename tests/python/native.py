@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
@@ -46,6 +47,14 @@ def library(features: str) -> Path:
                 shutil.copy2(new, out / f"{name}.new")
                 os.replace(out / f"{name}.new", old)
     return out
+
+
+@functools.cache
+def history_checker() -> Path:
+    """The simulator's checker of histories, as a program."""
+    with alone("native"):
+        run(["cargo", "build", "-q", "--example", "check-history", "--features", "capi", "--target-dir", TARGET], seconds=1200, cwd=ROOT)
+    return TARGET / "debug/examples/check-history"
 
 
 def installed(features: str, prefix: Path) -> Path:

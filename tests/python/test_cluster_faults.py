@@ -21,7 +21,7 @@ import tenure
 from cluster import LIMIT, Cluster, Member, free_address, state_of, until
 from test_cluster import acquired
 from test_cluster_members import poisoned
-from workload import Resource, check, history
+from workload import Resource, check, check_order, history
 
 SEEDS = [int(seed) for seed in os.environ.get("FAULT_SEEDS", "1").split(",")]
 KEYS = ["a", "b", "c"]
@@ -80,8 +80,9 @@ class Site:
         for process in [*self.workers, *self.cluster]:
             if process.alive:
                 process.work_stop()
-        counts = check(history(self.where), self.resource.values)
-        print(counts)
+        lines = history(self.where)
+        counts = check(lines, self.resource.values)
+        print(counts, check_order(lines, self.where))
         assert counts["added"] >= 20
         return counts
 
@@ -237,6 +238,19 @@ def line(what: str, token: int, at: float, to: float = 0.0, **about: object) -> 
         ([line("held", 5, 1.0, 2.0), line("added", 5, 1.0, element=7), line("held", 6, 2.0, 4.0)], [6], "are gone: [7]"),
     ],
 )
+# I-17.
+def test_an_order_that_cannot_be_is_found(tmp_path: Path) -> None:
+    one = [line("granted", 5, 1.0), line("releasing", 5, 2.0), line("granted", 6, 3.0)]
+    assert "linearizable, 3 operations" in check_order(one, tmp_path)
+    # Nobody gave the first one back, and it was believed to be held after the second one had been granted.
+    with pytest.raises(AssertionError, match="key k is not linearizable"):
+        check_order([one[0], one[2], line("held", 5, 1.0, 9.0)], tmp_path)
+    # Lost without time for it.
+    two = [line("granted", 5, 1.0, ttl=100.0), line("stale-release", 5, 0.0, asked=2.0, answered=3.0)]
+    with pytest.raises(AssertionError, match="key k is not linearizable"):
+        check_order(two, tmp_path)
+
+
 # I-17.
 def test_the_check_finds_what_it_is_to_find(lines: list[dict[str, object]], stored: list[int], says: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(says)):
