@@ -1,6 +1,8 @@
 //! When a lease counts from: the sending of the renewal, never the receipt of its answer (I-03, C5 of the locks).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod node_support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -62,4 +64,21 @@ fn a_lease_counts_from_the_sending_of_its_renewal() {
     let most = Duration::from_secs(60 + 3) - took;
     assert!(mine <= most, "the holder believes in {mine:?}, and cannot have more than {most:?}");
     assert!(mine < session.holder(b"k").unwrap().unwrap().remaining);
+}
+
+// I-03.
+#[test]
+fn a_lock_taken_again_lives_no_longer_for_it() {
+    let v = node_support::Virtual::new();
+    let session = v.node.session();
+    let options = LockOptions { ttl: Duration::from_secs(2), reentrant: true, ..LockOptions::default() };
+    let token = session.try_acquire_token(b"k", &options).unwrap();
+    v.freeze(1_500);
+    assert_eq!(session.try_acquire_token(b"k", &options).unwrap(), token);
+    for _ in 0..20 {
+        v.freeze(100);
+        let mine = session.remaining(b"k", token);
+        let theirs = session.holder(b"k").unwrap().map_or(Duration::ZERO, |h| h.remaining);
+        assert!(mine <= theirs, "the holder believes in {mine:?}, the ledger in {theirs:?}");
+    }
 }

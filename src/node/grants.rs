@@ -109,10 +109,11 @@ impl Grants {
         }
     }
 
-    /// A grant was given. `warn`: whether its holder is told when it is at risk.
+    /// A grant was given. `warn`: whether its holder is told when it is at risk. One that is held already, and was taken again, lives no
+    /// longer for that: the ledger counts it from the first time.
     pub(super) fn add(&self, key: Key, token: Token, ttl_ns: u64, from: From, warn: bool) {
         let mut part = self.part(token);
-        part.grants.insert(token, Tracked { key, ttl_ns, warned: !warn, from });
+        part.grants.entry(token).or_insert(Tracked { key, ttl_ns, warned: !warn, from });
         if !self.any.load(SeqCst) {
             self.any.store(true, SeqCst);
         }
@@ -245,6 +246,15 @@ mod tests {
 
     fn key() -> Key {
         Key::new(b"k").unwrap()
+    }
+
+    #[test]
+    fn a_grant_that_is_taken_again_lives_no_longer_for_it() {
+        let g = Grants::default();
+        g.renewed(at(0));
+        g.add(key(), Token(1), 2 * S, OLD, true);
+        g.add(key(), Token(1), 2 * S, From::Session { asked: at(S) }, true);
+        assert_eq!(g.remaining_ns(Token(1), at(S)), Some(2 * S * 99 / 101 - S));
     }
 
     // I-03.
