@@ -45,6 +45,10 @@ test: verify test-rust test-python ## all tests, all set-up included
 test-rust: ## unit, property, model-checking and crash tests of the core
 	@scripts/rust-tests.sh
 
+.PHONY: sim
+sim: ## simulate whole clusters under faults: SEEDS (200) stories of three members, as many again of five and with wild clocks
+	@TENURE_SEEDS=0..$(or $(SEEDS),200) cargo test -q --features capi --lib sim::runs -- --nocapture
+
 .PHONY: test-etcd
 test-etcd: ## nodes over a real etcd; installs it and protoc where it can, builds the cargo feature `etcd`
 	@scripts/setup.sh $(VENV) etcd

@@ -100,6 +100,8 @@ pub fn by_key(lines: &[Line]) -> Result<BTreeMap<String, Vec<Call>>, String> {
     let mut lives: BTreeMap<u64, u64> = BTreeMap::new();
     for line in lines {
         let until = match (line.op.as_str(), line.result.as_str()) {
+            // Taken again, a lock lives no longer for it.
+            ("acquire", "granted") if line.reentrant => 0,
             ("acquire", "granted") | ("renew", "held") => line.call + line.ttl / 100 * 98,
             ("held", "held") => line.call,
             _ => continue,

@@ -144,7 +144,9 @@ impl Lock {
 enum Step {
     Call(Call),
     /// A lease runs out.
-    Expiry { token: u64 },
+    Expiry {
+        token: u64,
+    },
 }
 
 struct Search {
@@ -226,8 +228,10 @@ impl Search {
                 holding.owner == call.owner && holding.mode == Mode::Exclusive { reentrant: true }
             }
             Op::Grant { mode, token, .. } => {
-                let possible = lock.admits(mode) && token > lock.last;
-                next.last = token;
+                // Its owner may have had it already, without knowing.
+                let again = mode == Mode::Exclusive { reentrant: true } && self.lost < call.ret;
+                let possible = lock.admits(mode) && (token > lock.last || again);
+                next.last = next.last.max(token);
                 next.holders.push(Holding { token, owner: call.owner, mode, depth: 1 });
                 possible
             }
@@ -244,9 +248,10 @@ impl Search {
             Op::Renew { token, held } => lock.at(token).is_some() == held,
             Op::Read { token: None } => lock.holders.is_empty(),
             Op::Read { token: Some(token) } => {
-                let first = lock.holders.iter().map(|h| h.token).min();
+                let first = lock.holders.iter().min_by_key(|h| h.token);
+                let beside = first.is_none_or(|h| !matches!(h.mode, Mode::Exclusive { .. }));
                 // Somebody may hold it who does not know it.
-                first == Some(token) || (first.is_none() && !self.told.contains(&token) && self.lost < call.ret)
+                first.is_some_and(|h| h.token == token) || (beside && !self.told.contains(&token) && self.lost < call.ret)
             }
             Op::Lost => false,
         };
@@ -270,11 +275,11 @@ impl Search {
             }
             // Nothing can be later than the earliest answer that is still owed.
             let mut latest = u64::MAX;
-            for at in first..self.steps.len() {
+            for (at, done) in done.iter().enumerate().skip(first) {
                 if self.spans[at].0 > latest {
                     break;
                 }
-                if !done[at] {
+                if !done {
                     latest = latest.min(self.spans[at].1);
                 }
             }
@@ -382,7 +387,11 @@ mod tests {
         let lost = call(1, 2, u64::MAX, Op::LostRelease { token: 5 });
         good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), lost, grant(2, 30, 31, EXCLUSIVE, 6, 200)]);
         good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), lost, call(2, 30, 31, Op::Refused)]);
-        bad(&[grant(1, 10, 11, EXCLUSIVE, 5, 100), call(1, 40, u64::MAX, Op::LostRelease { token: 5 }), grant(2, 30, 31, EXCLUSIVE, 6, 200)]);
+        bad(&[
+            grant(1, 10, 11, EXCLUSIVE, 5, 100),
+            call(1, 40, u64::MAX, Op::LostRelease { token: 5 }),
+            grant(2, 30, 31, EXCLUSIVE, 6, 200),
+        ]);
         // An acquisition without an answer explains a refusal that came later, none that came before, and a holder that nobody knows.
         bad(&[call(2, 30, 31, Op::Refused)]);
         good(&[call(1, 20, u64::MAX, Op::Lost), call(2, 30, 31, Op::Refused)]);

@@ -1,10 +1,197 @@
 //! The simulator: sees everything, is seen by nothing, and is in no build but that of the tests.
 //!
+//! A run is a cluster of whole nodes of the product's (consensus over its journal and state store, ledger, sessions, gates) in one
+//! thread and in virtual time: machines with clocks of their own, disks that fail, a network that does. First things go wrong, then
+//! nothing any more, and it must serve again. Everything follows from the seed.
+//!
+//! Elections and heartbeats go by the runtime's one virtual time, whatever a machine's own clocks say; the orchestrator, which waits for answers
+//! on threads of its own, has its faults in `tests/orchestrator_faults.rs`.
+//!
 //! | module | its one job |
 //! |---|---|
 //! | [`linear`] | is a history of lock operations linearizable? |
 //! | [`history`] | such histories as JSON lines, of simulations and of real processes |
+//! | [`clock`], [`net`], [`host`] | a machine's clocks; the network between machines; a machine with a node on it |
+//! | [`load`] | who works under the locks and gates |
+//! | [`faults`] | what goes wrong, and that it ends |
+//! | [`judge`] | what must hold at every moment |
+//! | [`chance`] | what is random below us, in the libraries, follows the seed too |
+//! | [`runs`] | the seeds of the tests |
+//! | [`world`], [`counts`], [`trace`] | what all of these share; what was injected and done; the number that a seed's run has |
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod chance;
+mod clock;
+mod counts;
+mod faults;
 mod history;
+mod host;
+mod judge;
 mod linear;
+mod load;
+mod net;
+mod runs;
+mod trace;
+mod world;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use self::counts::Counts;
+use self::faults::Site;
+use self::judge::Judge;
+use self::load::{Client, KEPT, KEYS};
+use self::net::Net;
+use self::trace::Trace;
+use self::world::World;
+use crate::base::{Key, Rng, SeededRng};
+
+/// How long things go wrong.
+const TROUBLE: Duration = Duration::from_secs(10);
+/// I-33: after the faults a session is opened within this, and each lock is to be had within that.
+const SERVES: Duration = Duration::from_secs(5);
+const FREE: Duration = Duration::from_secs(12);
+/// Choices of the search for an order of one key's operations.
+const BUDGET: u64 = 3_000_000;
+
+/// A run's number, and what it did.
+struct Told {
+    hash: (u64, u64),
+    counts: Counts,
+    virtual_time: Duration,
+}
+
+fn run(seed: u64, members: usize, calm: bool) -> Told {
+    chance::on_a_thread_of_its_own(seed, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(story(seed, members, calm))
+    })
+}
+
+async fn story(seed: u64, members: usize, calm: bool) -> Told {
+    let mut rng = SeededRng::new(seed);
+    let (counts, trace) = (Counts::default(), Trace::new());
+    let net = Net::new(rng.next_u64(), counts.clone(), trace.clone());
+    let judge = Judge::new(if calm { 1_005_000 } else { 1_500_000 });
+    let world = Arc::new(World {
+        counts: counts.clone(),
+        trace: trace.clone(),
+        up: Mutex::new(vec![None; members]),
+        history: Mutex::default(),
+        believed: Mutex::default(),
+        judge: Mutex::new(judge),
+        calm,
+        over: Mutex::new(false),
+    });
+    let mut site = Site::new(world.clone(), members, net.clone(), rng);
+    for i in 0..members {
+        site.boot(i).await;
+    }
+    let looking = tokio::spawn(watch(world.clone()));
+    let mut clients = site.clients(4);
+    let mut keeper = clients.pop().unwrap();
+    keeper.open(3_600_000).await;
+    let mut kept = Vec::new();
+    for name in KEPT {
+        kept.push((name, keeper.keep(name).await));
+    }
+    let clients: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.run())).collect();
+    let end = Instant::now() + TROUBLE;
+    while Instant::now() < end {
+        sleep(Duration::from_millis(50 + site.rng.below(500))).await;
+        site.trouble().await;
+        check_task(&looking);
+    }
+    site.calm_down().await;
+    let healed = Instant::now();
+    serves_again(&world, &mut site, healed).await;
+    *world.over.lock().unwrap() = true;
+    for client in clients {
+        client.await.unwrap();
+    }
+    everything_is_free(&world, &mut keeper).await;
+    converged(&world, &kept).await;
+    looking.abort();
+    let lines: Vec<_> = world.history.lock().unwrap().iter().flatten().cloned().collect();
+    let judged = history::judge(&lines, BUDGET);
+    if let Err(why) = &judged
+        && let Some(path) = std::env::var_os("TENURE_HISTORY")
+    {
+        let text: Vec<_> = lines.iter().map(|line| serde_json::to_string(line).unwrap()).collect();
+        std::fs::write(&path, text.join("\n")).unwrap();
+        println!("the history is in {}: {why}", path.display());
+    }
+    counts.done_many("operations in an order", judged.unwrap_or_else(|why| panic!("{why}")) as u64);
+    assert!(net.broken().is_empty(), "{:?}", net.broken());
+    let told = Told { hash: trace.hash(), counts, virtual_time: Duration::from_nanos(trace.now()) };
+    site.close();
+    told
+}
+
+/// Looks at everything, now and then closely.
+async fn watch(world: Arc<World>) {
+    for round in 0u64.. {
+        sleep(Duration::from_millis(20)).await;
+        world.judge.lock().unwrap().look(&world, round % 5 == 0);
+    }
+}
+
+/// A task's panic is the run's.
+fn check_task(task: &tokio::task::JoinHandle<()>) {
+    assert!(!task.is_finished(), "the judge has found something");
+}
+
+/// I-33.
+async fn serves_again(world: &Arc<World>, site: &mut Site, healed: Instant) {
+    let mut fresh = Client::new(world, 99, &mut site.rng);
+    let opened = tokio::time::timeout(SERVES, fresh.open(60_000)).await;
+    let stands = || world.processes().iter().map(|up| up.access.status()).collect::<Vec<_>>();
+    assert!(opened.is_ok(), "I-33: {SERVES:?} after the faults no session can be opened: {:#?}", stands());
+    world.trace.note(format_args!("serves again after {:?}", healed.elapsed()));
+    // Somebody's gate opens, and its writes are acknowledged.
+    let before = world.counts.of_done("write");
+    while world.counts.of_done("write") == before {
+        assert!(healed.elapsed() < FREE, "I-33: no gate opens after the faults");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// I-04, I-11: what the dead held runs out, and those who waited have had their turn.
+async fn everything_is_free(world: &Arc<World>, client: &mut Client) {
+    for name in KEYS {
+        let free = client.free(name, FREE).await;
+        let lock = |up: &Arc<host::Up>| up.access.read_local(|l| l.lock(&Key::new(name.as_bytes()).unwrap())).unwrap();
+        assert!(free, "I-04: {name} is not to be had after the end of all work: {:#?}", world.processes().first().map(lock));
+    }
+    world.counts.done("free in the end");
+}
+
+/// I-13, I-16: all members come to the same state, and what was granted and kept is there.
+async fn converged(world: &Arc<World>, kept: &[(&str, u64)]) {
+    let start = Instant::now();
+    let ends = || {
+        let index = |up: &Arc<host::Up>| up.access.read_local(|l| l.applied().index).unwrap();
+        world.processes().iter().map(index).collect::<Vec<_>>()
+    };
+    while ends().windows(2).any(|pair| pair[0] != pair[1]) {
+        assert!(start.elapsed() < FREE, "I-13: members do not come to the same index: {:?}", ends());
+        sleep(Duration::from_micros(500)).await;
+    }
+    let told = world.judge.lock().unwrap().told();
+    world.judge.lock().unwrap().look(world, true);
+    for up in world.processes() {
+        assert!(up.lives(), "{} has ended: {:?}", up.name, up.ended.lock().unwrap());
+        up.access
+            .read_local(|ledger| {
+                for (name, token) in kept {
+                    let lock = ledger.lock(&Key::new(name.as_bytes()).unwrap());
+                    let held = lock.and_then(|l| l.holders.first().map(|h| h.token.0));
+                    assert_eq!(held, Some(*token), "I-16: {name} on {}", up.name);
+                }
+                assert!(ledger.counts().last_token >= told, "I-16: {} has forgotten token {told}", up.name);
+            })
+            .unwrap();
+    }
+}

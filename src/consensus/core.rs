@@ -29,6 +29,30 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
+/// Starts a task of a member's.
+#[cfg(not(test))]
+pub(super) fn spawn<F>(work: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(work)
+}
+#[cfg(test)]
+pub(super) use super::simulated::spawn;
+
+/// As [`spawn`], from any thread.
+#[cfg(not(test))]
+pub(super) fn spawn_on<F>(runtime: &tokio::runtime::Handle, work: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    runtime.spawn(work)
+}
+#[cfg(test)]
+pub(super) use super::simulated::spawn_on;
+
 /// How messages get to other members.
 pub trait Transport: Send + Sync {
     /// Asks the node at `address`, which must be `name` unless that is empty, and waits for its answer at most this long.

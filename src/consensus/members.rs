@@ -34,7 +34,7 @@ pub(super) fn note_sighting(core: &Arc<Core>, sender: &Sender) {
         return;
     }
     let (core, note) = (core.clone(), Note::Seen { name: sender.name.clone(), sighting: sender.sighting });
-    drop(tokio::spawn(async move {
+    drop(super::core::spawn(async move {
         if let Err(error) = write_note(&core, &note).await {
             tracing::debug!(%error, "a node's sighting is not noted yet");
         }
@@ -63,7 +63,7 @@ pub(super) fn declare(core: &Arc<Core>) {
     let lineage = (core.options.disk ^ (u128::from(core.options.boot) << 64)).max(1);
     let note = Note::Founded { lineage, params: core.options.params, tokens: core.options.tokens_required };
     let core = core.clone();
-    drop(tokio::spawn(async move {
+    drop(super::core::spawn(async move {
         if let Err(error) = write_note(&core, &note).await {
             tracing::debug!(%error, "the cluster's first entry is not written yet");
             tokio::time::sleep(RETRY).await;
@@ -79,6 +79,7 @@ pub(super) async fn mark(core: Arc<Core>) {
     let mut ended = core.ended();
     while ended.borrow_and_update().is_none() {
         tokio::select! {
+            biased;
             _ = ended.changed() => {}
             () = tokio::time::sleep(MARK_EVERY) => {}
         }
@@ -226,6 +227,7 @@ pub(super) async fn introduce(core: Arc<Core>) {
             Role::Lost => {}
         }
         tokio::select! {
+            biased;
             _ = roles.changed() => tokio::time::sleep(RETRY).await,
             _ = ended.changed() => {}
             () = tokio::time::sleep(PROBE_TIMEOUT) => {}

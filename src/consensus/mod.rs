@@ -20,6 +20,11 @@ mod pump;
 mod queue;
 mod roster;
 mod serve;
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod simulated;
+#[cfg(test)]
+mod simulated_watch;
 mod snapshot;
 mod stamper;
 #[cfg(test)]
@@ -29,6 +34,9 @@ mod wire;
 
 #[cfg(any(test, tenure_fuzz))]
 pub(crate) use wire::{sample_messages, survive_message};
+
+#[cfg(test)]
+pub(crate) use simulated::Machine;
 
 pub use self::core::{Call, Options, Server, Timing, Transport};
 pub use link::{Introduction, Links};

@@ -193,6 +193,7 @@ impl RaftNetworkV2<Config> for Link {
     ) -> std::result::Result<SnapshotResponse<Config>, StreamingError<Config>> {
         let timeout = option.hard_ttl().max(Duration::from_secs(5));
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot((&vote).into(), snapshot, timeout) => match sent {
                 Ok(ballot) => Ok(SnapshotResponse::new(ballot.into())),

@@ -139,13 +139,13 @@ impl Running {
         }));
         drop(core.raft.set(raft));
         parts.server.bind(&core);
-        drop(tokio::spawn(watch(core.clone())));
-        drop(tokio::spawn(super::pump::run(core.clone())));
-        drop(tokio::spawn(members::introduce(core.clone())));
-        drop(tokio::spawn(members::found(core.clone())));
-        drop(tokio::spawn(members::mark(core.clone())));
+        drop(super::core::spawn(watch(core.clone())));
+        drop(super::core::spawn(super::pump::run(core.clone())));
+        drop(super::core::spawn(members::introduce(core.clone())));
+        drop(super::core::spawn(members::found(core.clone())));
+        drop(super::core::spawn(members::mark(core.clone())));
         if !core.raft()?.is_initialized().await.map_err(serve::fatal)? {
-            drop(tokio::spawn(members::join(core.clone())));
+            drop(super::core::spawn(members::join(core.clone())));
         }
         Ok(Running { core, log_thread })
     }
@@ -218,6 +218,7 @@ async fn watch(core: Arc<Core>) {
             core.end(&serve::fatal(error));
         }
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() {
                 core.end(&Error::new(Code::Poisoned, "consensus has ended"));
             },
@@ -265,6 +266,12 @@ impl Consensus {
         Ok(Consensus { core, runtime, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)) })
     }
 
+    /// A member that runs in the present runtime, and ends with it.
+    #[cfg(test)]
+    pub(super) fn inside(core: Arc<Core>) -> Consensus {
+        Consensus { core, runtime: Handle::current(), stop: Mutex::default(), thread: Mutex::default() }
+    }
+
     /// Hands an operation in. `done` is called once, at the latest when the node's timeout is over. A wait for a lock is not
     /// waited for: its end is an event.
     pub fn submit(&self, request: Request, done: Done) {
@@ -280,7 +287,7 @@ impl Consensus {
 
     /// Calls `body` on the consensus thread after this time, unless the member ends before.
     pub fn after(&self, time: Duration, body: impl FnOnce() + Send + 'static) {
-        drop(self.runtime.spawn(async move {
+        drop(super::core::spawn_on(&self.runtime, async move {
             tokio::time::sleep(time).await;
             body();
         }));
@@ -346,7 +353,7 @@ impl Consensus {
 
     fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (tell, told) = mpsc::sync_channel(1);
-        drop(self.runtime.spawn(async move { drop(tell.send(work.await)) }));
+        drop(super::core::spawn_on(&self.runtime, async move { drop(tell.send(work.await)) }));
         // When the runtime ends, so does the task, and with it the other end.
         told.recv().unwrap_or_else(|_| Err(Code::Closed.into()))
     }
@@ -372,6 +379,14 @@ pub struct Access(Weak<Core>);
 impl Access {
     fn core(&self) -> Result<Arc<Core>> {
         self.0.upgrade().ok_or_else(|| Code::Closed.into())
+    }
+
+    /// Ends the member's part, as a failure does.
+    #[cfg(test)]
+    pub(crate) fn end(&self, why: &Error) {
+        if let Ok(core) = self.core() {
+            core.end(why);
+        }
     }
 
     /// As [`Consensus::submit_early`]; answered after `limit` at the latest, and no later than the member answers its own.

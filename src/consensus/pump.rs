@@ -67,13 +67,14 @@ pub(super) async fn run(core: Arc<Core>) {
                 {
                     let (requests, early) = (batch.requests.clone(), batch.early());
                     let number = core.queue.set_off(batch);
-                    drop(tokio::spawn(forward(core.clone(), leader, number, requests, early)));
+                    drop(super::core::spawn(forward(core.clone(), leader, number, requests, early)));
                     continue;
                 }
             }
             Role::Lost => {}
         }
         tokio::select! {
+            biased;
             () = core.queue.stirred.notified() => {}
             _ = roles.changed() => {}
             _ = ended.changed() => {}
@@ -142,6 +143,7 @@ async fn propose(core: &Arc<Core>, mut batch: Batch, term: u64) {
 
 async fn forward(core: Arc<Core>, leader: u64, number: u64, requests: Vec<Request>, early: Vec<bool>) {
     let answer = tokio::select! {
+        biased;
         answer = send(&core, leader, requests, early) => answer,
         // One that is stopped or cut off does not say that it leads no more.
         () = succeeded(&core, leader) => Err(unavailable("another leader has been elected")),

@@ -81,7 +81,10 @@ impl RaftTypeConfig for Config {
     type Vote = openraft::impls::Vote<LeaderId>;
     type Payload = openraft::EntryPayload<Command, u64, Member>;
     type Entry = openraft::Entry<LeaderId, Self::Payload>;
+    #[cfg(not(test))]
     type AsyncRuntime = openraft::TokioRuntime;
+    #[cfg(test)]
+    type AsyncRuntime = super::simulated::SimulatedRuntime;
     type Responder<T>
         = Reply<T>
     where

@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
@@ -93,6 +95,18 @@ struct Released {
 }
 
 impl Front {
+    fn new(sink: Arc<dyn EventSink>, state: &Arc<RedbState>) -> (Arc<Clients>, Arc<Front>) {
+        let clients = Arc::new(Clients::default());
+        let front = Front {
+            delivery: Delivery::new(sink),
+            state: state.clone(),
+            clients: clients.clone(),
+            ended: Mutex::default(),
+            released: Mutex::default(),
+        };
+        (clients, Arc::new(front))
+    }
+
     fn ended(&self) -> Option<Error> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -148,8 +162,8 @@ pub struct RaftEngine {
     state: Arc<RedbState>,
     cluster: String,
     links: Arc<OnceLock<Arc<Links>>>,
-    /// Open, and so nobody else's, for as long as the engine is there.
-    _dir: DataDir,
+    /// Open, and so nobody else's, for as long as the engine is there. A simulation has none.
+    _dir: Option<DataDir>,
 }
 
 impl std::fmt::Debug for RaftEngine {
@@ -250,14 +264,7 @@ impl RaftEngine {
         }
         let state = Arc::new(RedbState::open(dir.disk().as_ref(), identity.disk_id, !recovery.clean)?);
         let kept = state.clone();
-        let clients = Arc::new(Clients::default());
-        let front = Arc::new(Front {
-            delivery: Delivery::new(sink),
-            state: state.clone(),
-            clients: clients.clone(),
-            ended: Mutex::default(),
-            released: Mutex::default(),
-        });
+        let (clients, front) = Front::new(sink, &state);
         let served: Arc<dyn crate::net::Service> = Arc::new(clients.clone());
         let lineage = match state.get_meta(LINEAGE)?.map(<[u8; 16]>::try_from) {
             None => 0,
@@ -295,9 +302,39 @@ impl RaftEngine {
             };
             Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))
         })?;
+        Ok(RaftEngine::over(consensus, (clients, front), timeout, kept, cluster, links, Some(dir)))
+    }
+
+    fn over(
+        consensus: Consensus,
+        (clients, front): (Arc<Clients>, Arc<Front>),
+        timeout: Duration,
+        state: Arc<RedbState>,
+        cluster: String,
+        links: Arc<OnceLock<Arc<Links>>>,
+        dir: Option<DataDir>,
+    ) -> RaftEngine {
         consensus.read_local(|ledger| front.delivery.watches().connect(ledger.watched()));
         clients.bind(consensus.access(), front.delivery.watches().clone());
-        Ok(RaftEngine { consensus: Arc::new(consensus), front, timeout, state: kept, cluster, links, _dir: dir })
+        RaftEngine { consensus: Arc::new(consensus), front, timeout, state, cluster, links, _dir: dir }
+    }
+
+    /// A member in the runtime of a simulation, over what that has for a disk and a network.
+    #[cfg(test)]
+    pub(crate) async fn open_here(
+        options: Options,
+        (log, state): (Wal, RedbState),
+        clock: Arc<dyn Clock>,
+        transport: Arc<dyn consensus::Transport>,
+        server: Server,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<RaftEngine> {
+        let state = Arc::new(state);
+        let (clients, front) = Front::new(sink, &state);
+        let (timeout, observer) = (options.timeout, front.clone());
+        let parts = Parts { log: Box::new(log), state: state.clone(), clock, transport, observer, server };
+        let consensus = Consensus::open_here(options, parts).await?;
+        Ok(RaftEngine::over(consensus, (clients, front), timeout, state, "sim".to_owned(), Arc::default(), None))
     }
 
     /// The member itself: where it stands, and who belongs to the cluster.

@@ -176,24 +176,44 @@ impl Node {
         Node::open_in(config, Env::system()?, Some(service))
     }
 
-    fn open_in(config: &Config, mut env: Env, service: Option<Arc<dyn LockService>>) -> Result<Node> {
+    fn open_in(config: &Config, env: Env, service: Option<Arc<dyn LockService>>) -> Result<Node> {
+        Node::open_by(config, env, |env, sink| {
+            let named = match config.get("node_id")? {
+                "" => None,
+                name => Some(NodeId::new(name)?),
+            };
+            let service = match (service, assemble::named_service(config, env)?) {
+                (Some(_), Some(_)) => return Err(Error::invalid("etcd", "the node is given a lock service already")),
+                (given, named) => given.or(named),
+            };
+            match service {
+                Some(service) => assemble::plugged(service, config, named, env, sink),
+                None => assemble::engine(config, named, env, sink),
+            }
+        })
+    }
+
+    /// A node over an engine that a simulation has made.
+    #[cfg(test)]
+    pub(crate) fn open_over(
+        config: &Config,
+        env: Env,
+        make: impl FnOnce(Arc<dyn crate::engine::EventSink>) -> Result<(crate::engine::Engine, NodeId)>,
+    ) -> Result<Node> {
+        Node::open_by(config, env, |_, sink| make(sink))
+    }
+
+    fn open_by(
+        config: &Config,
+        mut env: Env,
+        make: impl FnOnce(&mut Env, Arc<Sink>) -> Result<(crate::engine::Engine, NodeId)>,
+    ) -> Result<Node> {
         process::watch_forks();
         let mode = if config.get("delivery")? == "fd" { Mode::Fd } else { Mode::Thread };
         let delivery = Delivery::new(mode)?;
         let wake = Arc::new(Wake::default());
         let sink = Arc::new(Sink::new(wake.clone()));
-        let named = match config.get("node_id")? {
-            "" => None,
-            name => Some(NodeId::new(name)?),
-        };
-        let service = match (service, assemble::named_service(config, &mut env)?) {
-            (Some(_), Some(_)) => return Err(Error::invalid("etcd", "the node is given a lock service already")),
-            (given, named) => given.or(named),
-        };
-        let (engine, id) = match service {
-            Some(service) => assemble::plugged(service, config, named, &env, sink.clone())?,
-            None => assemble::engine(config, named, &mut env, sink.clone())?,
-        };
+        let (engine, id) = make(&mut env, sink.clone())?;
         let epochs = assemble::epochs(&engine);
         let (heritage, secrets) = assemble::heritage(config, &engine)?;
         let before = secrets.as_ref().map_or(Ok(None), assemble::Secrets::get)?;

@@ -416,6 +416,12 @@ impl Session {
         Duration::from_millis(mine.map_or(0, |h| holder_ttl(h.remaining_ms)))
     }
 
+    /// Whether a grant that the node renews is held, in the holder's own view and nobody else's.
+    #[cfg(test)]
+    pub(crate) fn believes(&self, token: Token) -> bool {
+        self.check().is_ok() && self.state.grants.remaining_ns(token, Moment::now(&*self.core.clock)).is_some_and(|left| left > 0)
+    }
+
     /// Whether the grant is held, in the holder's own view.
     pub fn is_held(&self, key: &[u8], token: Token) -> bool {
         !self.remaining(key, token).is_zero()

@@ -140,6 +140,11 @@ impl CrashDisk {
         s.faults.insert(at, fault);
     }
 
+    /// Nothing that was planned happens any more.
+    pub fn forget_plans(&self) {
+        self.state().faults.clear();
+    }
+
     /// How many planned faults have struck.
     pub fn hits(&self) -> u64 {
         self.state().hits

@@ -92,7 +92,7 @@ def test_every_test_that_the_guarantees_name_exists():
 def test_every_lesson_names_tests_that_exist():
     rows = re.findall(r"^\| C(\d+) \| .* \| (`.*`) \|$", (ROOT / "docs/guarantees.md").read_text(), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 31))
-    files = [path for place in ("src", "tests") for end in ("rs", "py") for path in (ROOT / place).rglob(f"*.{end}")]
+    files = [path for place in ("src", "sim", "tests") for end in ("rs", "py") for path in (ROOT / place).rglob(f"*.{end}")]
     for place, name in {named for _, tests in rows for named in re.findall(r"`(\w+\.\w+)::(\w+)`", tests)}:
         text = "".join(path.read_text() for path in files if path.name == place)
         assert re.search(rf"^ *(?:async )?(?:fn|def) {name}\(", text, re.MULTILINE), f"{place}::{name}"

@@ -12,7 +12,7 @@ LATER = {*range(37, 47), 59, 61}
 """Scenarios of parts that come later."""
 ROWS = re.findall(r"^\| ((?:I-|F)\d\d) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
 FILES: dict[str, list[Path]] = {}
-for folder, kind in (("src", "rs"), ("tests", "rs"), ("tests/python", "py")):
+for folder, kind in (("src", "rs"), ("sim", "rs"), ("tests", "rs"), ("tests/python", "py")):
     for path in (ROOT / folder).rglob(f"*.{kind}"):
         FILES.setdefault(path.name, []).append(path)
 

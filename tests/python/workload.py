@@ -6,7 +6,6 @@ Times are of CLOCK_MONOTONIC, which is one for all processes of a machine.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import socketserver

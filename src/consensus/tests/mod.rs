@@ -3,6 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod basics;
-mod chaos;
 pub(crate) mod rig;
 mod scale;

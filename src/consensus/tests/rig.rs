@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::core::{Core, Options, Role, Server, Timing, Transport};
+use super::super::core::{Options, Role, Server, Timing, Transport};
 use super::super::machine::Observer;
 use super::super::memory_log::MemoryLog;
 use super::super::node::{Parts, Running};
@@ -19,16 +19,15 @@ use crate::base::{Clock, Error, Key, Result, Rng, SeededRng, SessionId, Status, 
 use crate::ledger::{Event, Op, Outcome, Params, Pattern, Request, Spec, WatchStart};
 use crate::store::{SnapshotHead, StateStore};
 
-/// A machine's clocks: as fast as `percent` says, and a wall clock that is set back and forth by an hour every second.
+/// A machine's clocks, and a wall clock that is set back and forth by an hour every second.
 #[derive(Debug)]
 struct RuntimeClock {
     start: Instant,
-    percent: u64,
 }
 
 impl RuntimeClock {
     fn ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64 * self.percent / 100 + 1_000_000_000
+        self.start.elapsed().as_nanos() as u64 + 1_000_000_000
     }
 }
 
@@ -185,11 +184,6 @@ pub(crate) struct Rig {
     pub snapshot_after: u64,
     pub timeout: Duration,
     founders: Vec<String>,
-    /// The members that run, and what each member has ever been told, for tasks beside the test's own.
-    /// How fast each host's clocks run, in percent; the first again after the last.
-    pub rates: &'static [u64],
-    pub live: Arc<Mutex<Vec<Option<Arc<Core>>>>>,
-    pub told: Arc<Mutex<Vec<Arc<Seen>>>>,
     seq: std::sync::atomic::AtomicU64,
 }
 
@@ -218,9 +212,6 @@ impl Rig {
             snapshot_after: u64::MAX,
             timeout: Duration::from_secs(2),
             founders: names.clone(),
-            rates: &[100],
-            live: Arc::default(),
-            told: Arc::default(),
             seq: 0.into(),
         };
         for name in names {
@@ -235,7 +226,6 @@ impl Rig {
         let seen = Arc::new(Seen::default());
         let host = Host { name: name.into(), disk, opens: 0, log: MemoryLog::default(), state: Arc::default(), seen, running: None };
         self.hosts.push(host);
-        self.live.lock().unwrap().push(None);
         self.hosts.len() - 1
     }
 
@@ -271,15 +261,13 @@ impl Rig {
         let parts = Parts {
             log: Box::new(host.log.clone()),
             state: host.state.clone(),
-            clock: Arc::new(RuntimeClock { start: Instant::now(), percent: self.rates[i % self.rates.len()] }),
+            clock: Arc::new(RuntimeClock { start: Instant::now() }),
             transport: Arc::new(Wire { net: self.net.clone(), me: host.name.clone() }),
             observer: host.seen.clone(),
             server: server.clone(),
         };
         self.net.0.lock().unwrap().servers.insert(host.name.clone(), server);
-        self.told.lock().unwrap().push(host.seen.clone());
         let running = Running::start(options, parts).await?;
-        self.live.lock().unwrap()[i] = Some(running.core.clone());
         host.running = Some(running);
         Ok(())
     }
@@ -288,7 +276,6 @@ impl Rig {
     pub async fn kill(&mut self, i: usize) {
         let host = &mut self.hosts[i];
         self.net.0.lock().unwrap().servers.remove(&host.name);
-        self.live.lock().unwrap()[i] = None;
         // What it was about to write it does not write any more.
         host.log.break_it();
         if let Some(running) = host.running.take() {

@@ -1,0 +1,243 @@
+//! What goes wrong in a run: one thing after the other, as the seed has it, and then nothing any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::clock::Stand;
+use super::counts::Fault;
+use super::host::Host;
+use super::load::{self, Client};
+use super::net::Net;
+use super::world::World;
+use crate::base::{Rng, SeededRng, Status};
+use crate::store::crash_disk;
+
+/// A process starts within this, or its disk has failed it.
+const START: Duration = Duration::from_secs(20);
+
+pub struct Site {
+    pub world: Arc<World>,
+    pub hosts: Vec<Host>,
+    pub net: Net,
+    pub rng: SeededRng,
+    names: Vec<String>,
+}
+
+impl Site {
+    pub fn new(world: Arc<World>, members: usize, net: Net, mut rng: SeededRng) -> Site {
+        let names: Vec<String> = (0..members).map(|i| char::from(b'a' + i as u8).to_string()).collect();
+        let hosts = names.iter().map(|name| Host::new(name, &mut rng)).collect();
+        Site { world, hosts, net, rng, names }
+    }
+
+    fn pick(&mut self) -> usize {
+        self.rng.below(self.hosts.len() as u64) as usize
+    }
+
+    /// Starts a process on a machine that has none, with its load.
+    pub async fn boot(&mut self, i: usize) {
+        let (world, host) = (self.world.clone(), &mut self.hosts[i]);
+        world.trace.note(format_args!("boot {}", host.name));
+        let booted = timeout(START, host.boot(&self.names, &self.net, &world.counts, &world.trace)).await;
+        match booted.unwrap_or_else(|_| Err(Status::Timeout.into())) {
+            Ok(up) => {
+                world.counts.done("started");
+                world.up.lock().unwrap()[i] = Some(up.clone());
+                for number in 0..2 {
+                    let load = load::holder(world.clone(), up.clone(), number, SeededRng::new(self.rng.next_u64()));
+                    drop(tokio::spawn(up.machine.run(load)));
+                }
+                let load = load::writer(world.clone(), up.clone(), SeededRng::new(self.rng.next_u64()));
+                drop(tokio::spawn(up.machine.run(load)));
+            }
+            Err(error) => {
+                world.trace.note(format_args!("{} does not start: {error}", host.name));
+                world.counts.done("start refused");
+                if matches!(error.status(), Status::DataCorrupt | Status::DataLost | Status::DataForeign) {
+                    // Damage that is named is no harm: that member stays away, as an operator would have it.
+                    assert!(world.counts.of(Fault::Flip) > 0, "I-16: {} refuses a disk without a fault in it: {error}", host.name);
+                    host.lost = Some(error);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, i: usize) -> bool {
+        let had = self.hosts[i].up.is_some();
+        self.world.up.lock().unwrap()[i] = None;
+        self.hosts[i].kill(&self.net);
+        had
+    }
+
+    /// All machines work and are started that can be.
+    pub async fn mend(&mut self) {
+        self.net.heal();
+        for i in 0..self.hosts.len() {
+            self.hosts[i].clock.set_stand(Stand::Runs);
+            self.hosts[i].disk.set_capacity(u64::MAX);
+            self.hosts[i].disk.forget_plans();
+            let ended = self.hosts[i].up.as_ref().is_some_and(|up| !up.lives());
+            if let Some(up) = &self.hosts[i].up {
+                up.machine.go_on();
+            }
+            if ended {
+                self.kill(i);
+                self.hosts[i].disk = self.hosts[i].disk.kill_process();
+            }
+            if self.hosts[i].up.is_none() && self.hosts[i].lost.is_none() {
+                self.boot(i).await;
+            }
+        }
+    }
+
+    /// The faults end for good.
+    pub async fn calm_down(&mut self) {
+        self.hosts.iter().for_each(|host| host.clock.set_rate(1_000_000));
+        self.mend().await;
+        // What had ended without being noticed, and what could not start on a full disk.
+        for _ in 0..20 {
+            sleep(Duration::from_millis(100)).await;
+            self.mend().await;
+        }
+    }
+
+    /// Gives everything back.
+    pub fn close(&mut self) {
+        for i in 0..self.hosts.len() {
+            self.kill(i);
+        }
+    }
+
+    /// One more thing goes wrong, or all is mended.
+    pub async fn trouble(&mut self) {
+        let (i, counts, calm) = (self.pick(), self.world.counts.clone(), self.world.calm);
+        let other = (i + 1 + self.rng.below(self.hosts.len() as u64 - 1) as usize) % self.hosts.len();
+        let (me, you) = (self.names[i].clone(), self.names[other].clone());
+        let kind = self.rng.below(26);
+        self.world.trace.note(format_args!("trouble {kind} {me} {you}"));
+        match kind {
+            0 | 1 => {
+                if self.kill(i) {
+                    self.hosts[i].disk = self.hosts[i].disk.kill_process();
+                    counts.add(Fault::Kill);
+                }
+            }
+            2 | 3 => self.cut_power(i).await,
+            4 => {
+                for i in 0..self.hosts.len() {
+                    self.cut_power(i).await;
+                }
+            }
+            5 | 6 => self.stand(i, Fault::Pause).await,
+            7 => self.stand(i, Fault::Suspend).await,
+            8 if !calm => self.stand(i, Fault::Freeze).await,
+            8 | 9 => {
+                let error = if calm { 5_000 } else { 500_000 };
+                self.hosts[i].clock.set_rate(1_000_000 - error + self.rng.below(2 * error + 1));
+                counts.add(Fault::Rate);
+            }
+            10 => {
+                self.hosts[i].clock.set_wall(self.rng.below(7_200_000) as i64 - 3_600_000);
+                counts.add(Fault::Wall);
+            }
+            11 | 12 => {
+                let side: Vec<bool> = self.names.iter().map(|_| self.rng.below(2) == 0).collect();
+                for (a, one) in self.names.iter().zip(&side) {
+                    for (b, _) in self.names.iter().zip(&side).filter(|(_, other)| *other != one) {
+                        self.net.set(a, b, |way| way.cut = true);
+                    }
+                }
+                if side.iter().any(|s| *s != side[0]) {
+                    counts.add(Fault::Partition);
+                }
+            }
+            13 | 14 => {
+                self.net.set(&me, &you, |way| way.cut = true);
+                counts.add(Fault::OneWay);
+            }
+            15 => self.net.set(&me, &you, |way| way.delay = (20_000, 120_000)),
+            16 => self.net.set(&me, &you, |way| way.lost = 150),
+            17 => self.net.set(&me, &you, |way| (way.doubled, way.overtaken) = (200, 200)),
+            18 => {
+                let errno = if self.rng.below(2) == 0 { libc::EIO } else { libc::ENOSPC };
+                self.hosts[i].disk.plan(self.rng.below(20), crash_disk::Fault::Errno(errno));
+                counts.add(if errno == libc::EIO { Fault::Eio } else { Fault::Enospc });
+            }
+            19 => {
+                let disk = &self.hosts[i].disk;
+                disk.set_capacity(disk.used() + self.rng.below(64 << 10));
+                counts.add(Fault::Enospc);
+            }
+            20 => self.flip(i).await,
+            _ => self.mend().await,
+        }
+    }
+
+    /// The power goes, now or in the middle of one of the next writes.
+    async fn cut_power(&mut self, i: usize) {
+        if self.hosts[i].up.is_none() {
+            return;
+        }
+        if self.rng.below(2) == 0 {
+            let hits = self.hosts[i].disk.hits();
+            self.hosts[i].disk.plan(self.rng.below(6), crash_disk::Fault::PowerCut);
+            for _ in 0..200 {
+                if self.hosts[i].disk.hits() > hits {
+                    break;
+                }
+                sleep(Duration::from_micros(500)).await;
+            }
+        }
+        self.kill(i);
+        self.hosts[i].disk = self.hosts[i].disk.power_cycle();
+        self.world.counts.add(Fault::PowerCut);
+    }
+
+    /// A machine, or only the process on it, stands still for a while.
+    async fn stand(&mut self, i: usize, how: Fault) {
+        let Some(up) = self.hosts[i].up.clone() else { return };
+        let clock = self.hosts[i].clock.clone();
+        up.machine.stop();
+        clock.set_stand(match how {
+            Fault::Suspend => Stand::Suspended,
+            Fault::Freeze => Stand::Frozen,
+            _ => Stand::Runs,
+        });
+        let size = self.rng.below(9);
+        let time = Duration::from_millis(20 + self.rng.below(16 << size));
+        self.world.counts.add(how);
+        // Others things go wrong meanwhile.
+        drop(tokio::spawn(async move {
+            sleep(time).await;
+            clock.set_stand(Stand::Runs);
+            up.machine.go_on();
+        }));
+    }
+
+    /// A bit of a machine that is off is not what it was. One machine a run: the others still know everything.
+    async fn flip(&mut self, i: usize) {
+        if self.hosts.iter().any(|h| h.lost.is_some()) || self.world.counts.of(Fault::Flip) > 0 {
+            return;
+        }
+        self.kill(i);
+        self.hosts[i].disk = self.hosts[i].disk.power_cycle();
+        // Of the state. At the end of a log damage cannot be told from a write that was cut short: the store's own tests see to logs.
+        let name = "state.redb";
+        let len = self.hosts[i].disk.content(name).len() as u64;
+        if len > 0 {
+            // Nearer the beginning, where things are.
+            let within = 1 + self.rng.below(len * 8);
+            let bit = self.rng.below(within);
+            self.hosts[i].disk.flip(name, bit);
+            self.world.counts.add(Fault::Flip);
+            self.world.trace.note(format_args!("bit {bit} of {name} of {} is flipped", self.hosts[i].name));
+        }
+    }
+
+    /// Clients elsewhere.
+    pub fn clients(&mut self, count: u64) -> Vec<Client> {
+        (1..=count).map(|number| Client::new(&self.world, number, &mut self.rng)).collect()
+    }
+}

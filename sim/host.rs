@@ -1,0 +1,208 @@
+//! A simulated machine: a disk that fails, clocks of its own, and at times a process on it: a whole node of the product's.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::clock::HostClock;
+use super::counts::Counts;
+use super::net::Net;
+use super::trace::Trace;
+use crate::base::{Config, Error, NodeId, Result, Rng, SeededRng, Status};
+use crate::consensus::{Access, Bounds, Machine, Options, Server, Timing};
+use crate::engine::{Engine, EventSink, RaftEngine};
+use crate::gate::GateEvent;
+use crate::ledger::{Event, Params};
+use crate::node::{self, Env, Gate, Node};
+use crate::store::crash_disk::CrashDisk;
+use crate::store::{RedbState, Wal};
+
+/// Small, so that logs have many segments.
+const SEGMENT: u64 = 128 << 10;
+const SNAPSHOT_AFTER: u64 = 48 << 10;
+/// Within this an operation is answered.
+pub const TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a node's session lives without a renewal.
+pub const SESSION_TTL: Duration = Duration::from_millis(3_000);
+/// The office that all gates hold or wait for.
+pub const OFFICE: &str = "office";
+pub const OFFICE_TTL: Duration = Duration::from_millis(2_000);
+/// Between two rounds of the node's own work.
+const STEP: Duration = Duration::from_millis(10);
+
+/// The engine's events go to the node, which is made after it.
+#[derive(Default)]
+struct LateSink {
+    sink: OnceLock<Arc<dyn EventSink>>,
+    ended: Arc<Mutex<Option<Error>>>,
+}
+
+impl EventSink for LateSink {
+    fn event(&self, event: Event) {
+        if let Some(sink) = self.sink.get() {
+            sink.event(event);
+        }
+    }
+
+    fn nearer_deadline(&self) {}
+
+    fn ended(&self, cause: &Error) {
+        self.ended.lock().unwrap().get_or_insert_with(|| cause.clone());
+        if let Some(sink) = self.sink.get() {
+            sink.ended(cause);
+        }
+    }
+}
+
+/// A process.
+pub struct Up {
+    /// `a#3`: the third process on machine `a`.
+    pub name: String,
+    pub machine: Machine,
+    pub node: Node,
+    pub gate: Gate,
+    pub access: Access,
+    /// Why its part in the cluster has ended.
+    pub ended: Arc<Mutex<Option<Error>>>,
+}
+
+impl Up {
+    /// Whether it lives, be it stopped.
+    pub fn lives(&self) -> bool {
+        !self.machine.is_dead() && self.ended.lock().unwrap().is_none()
+    }
+}
+
+pub struct Host {
+    pub name: String,
+    pub disk: CrashDisk,
+    disk_id: u128,
+    pub opens: u64,
+    pub clock: HostClock,
+    rng: SeededRng,
+    pub up: Option<Arc<Up>>,
+    /// Its disk is damaged, and was refused: it takes no part any more.
+    pub lost: Option<Error>,
+}
+
+impl Host {
+    pub fn new(name: &str, rng: &mut SeededRng) -> Host {
+        let mut rng = SeededRng::new(rng.next_u64());
+        Host {
+            name: name.to_owned(),
+            disk: CrashDisk::new(rng.next_u64()),
+            disk_id: rng.next_u128(),
+            opens: 0,
+            clock: HostClock::new(1_000_000_000 + rng.below(1 << 40), 1_700_000_000_000_000_000 + rng.below(1 << 50)),
+            rng,
+            up: None,
+            lost: None,
+        }
+    }
+
+    fn seeded(&mut self) -> Box<SeededRng> {
+        Box::new(SeededRng::new(self.rng.next_u64()))
+    }
+
+    /// Starts a process: the node of the product over this disk, these clocks and the network.
+    pub async fn boot(&mut self, founders: &[String], net: &Net, counts: &Counts, trace: &Trace) -> Result<Arc<Up>> {
+        self.opens += 1;
+        let machine = Machine::new(self.rng.next_u64());
+        let (rngs, boot) = ([self.seeded(), self.seeded(), self.seeded()], self.rng.next_u64() | 1);
+        let options = Options {
+            name: self.name.clone(),
+            address: self.name.clone(),
+            disk: self.disk_id,
+            opens: self.opens,
+            boot,
+            founders: founders.iter().map(|n| (n.clone(), n.clone())).collect(),
+            seeds: Vec::new(),
+            join_token: None,
+            tokens_required: false,
+            params: Params::default(),
+            timing: Timing::default(),
+            timeout: TIMEOUT,
+            bounds: Bounds::default(),
+            snapshot_after: SNAPSHOT_AFTER,
+            inline: true,
+        };
+        let first = self.disk.ops() == 0 && self.opens == 1;
+        let name = format!("{}#{}", self.name, self.opens);
+        let opening = open(name, options, self.disk.clone(), first, self.clock.clone(), rngs, net.clone(), machine.clone());
+        let up = Arc::new(machine.run(opening).await?);
+        let (counts, trace, told) = (counts.clone(), trace.clone(), up.name.clone());
+        up.node.subscribe(Box::new(move |event| listen(event, &told, &counts, &trace)))?;
+        let served = up.clone();
+        drop(tokio::spawn(machine.run(async move {
+            loop {
+                let next = served.node.step().min(STEP);
+                // Closed, once it has ended.
+                let _ = served.node.dispatch(usize::MAX);
+                sleep(next.max(Duration::from_micros(100))).await;
+            }
+        })));
+        self.up = Some(up.clone());
+        Ok(up)
+    }
+
+    /// The process is gone, and with it what it had not written.
+    pub fn kill(&mut self, net: &Net) {
+        net.leave(&self.name);
+        if let Some(up) = self.up.take() {
+            up.machine.die();
+            // So that nothing of it waits for anything when it is given back.
+            up.node.poison("killed");
+            up.access.end(&Status::Closed.into());
+            let _ = up.node.dispatch(usize::MAX);
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn open(
+    name: String,
+    options: Options,
+    disk: CrashDisk,
+    first: bool,
+    clock: HostClock,
+    [salts, more, own]: [Box<SeededRng>; 3],
+    net: Net,
+    machine: Machine,
+) -> Result<Up> {
+    let (id, shared) = (NodeId::new(&options.name)?, Arc::new(disk.clone()));
+    if first {
+        drop(Wal::create(shared.clone(), options.disk, SEGMENT, salts)?);
+        drop(RedbState::create(&disk, options.disk)?);
+    }
+    let (log, recovery) = Wal::open(shared, options.disk, SEGMENT, more)?;
+    let state = RedbState::open(&disk, options.disk, !recovery.clean)?;
+    let (late, server) = (Arc::new(LateSink::default()), Server::default());
+    let (ended, address) = (late.ended.clone(), options.address.clone());
+    let clock: Arc<dyn crate::base::Clock> = Arc::new(clock);
+    let engine = RaftEngine::open_here(options, (log, state), clock.clone(), net.wire(&address), server.clone(), late.clone()).await?;
+    let access = engine.consensus().access();
+    let mut config = Config::new();
+    config.set("session_ttl_ms", &SESSION_TTL.as_millis().to_string())?;
+    config.set("delivery", "fd")?;
+    config.set("boot_id_path", "/nowhere")?;
+    config.set("vmgenid_path", "/nowhere")?;
+    let node = Node::open_over(&config, Env { clock, rng: own, manual: true }, |sink| {
+        drop(late.sink.set(sink));
+        Ok((Engine::Raft(engine), id))
+    })?;
+    let gate = node.gate("gate", &Config::new())?;
+    gate.hold(OFFICE.as_bytes(), OFFICE_TTL)?;
+    net.serve(&address, server, &machine, ended.clone());
+    Ok(Up { name, machine, node, gate, access, ended })
+}
+
+fn listen(event: &node::Event, who: &str, counts: &Counts, trace: &Trace) {
+    trace.note(format_args!("{who} {event:?}"));
+    match event {
+        node::Event::Gate { event: GateEvent::Granted { .. }, .. } => counts.done("gate opened"),
+        node::Event::Gate { event: GateEvent::Lost { .. }, .. } => counts.done("gate lost"),
+        node::Event::Lost { .. } => counts.done("grant lost"),
+        _ => {}
+    }
+}
