@@ -2299,7 +2299,7 @@ int32_t tenure_task_stop(struct tenure_task task,
  * not find undone. Asks nobody.
  *
  * Parameters: task; out_remaining_ms - what is left of the lease, or NULL; err - or NULL.
- * Returns: #TENURE_OK; #TENURE_EXPIRED once the lease may be over, err->token is the attempt's; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
+ * Returns: #TENURE_OK; #TENURE_EXPIRED once the lease may be over or the run is, err->token is the attempt's; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
  * #TENURE_FORKED. Memory: nothing is kept. Threads: any; never waits. Since: 0.1.
  */
 int32_t tenure_task_check(struct tenure_task task,

@@ -1,16 +1,10 @@
 //! The features of the orchestrator, each through the node's interface, in virtual time.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tenure::base::rng::SeededRng;
-use tenure::base::{Clock, Config, VirtualClock};
-use tenure::ledger::orch::{OrchQuery, Schedule};
-use tenure::node::orchestrator::{Handler, Orchestrator, OrchestratorOptions, RunNow, Stop, TaskContext};
-use tenure::node::{Env, Node, Simulation};
+use tenure::ledger::orch::OrchQuery;
+use tenure::node::Simulation;
+use tenure::node::orchestrator::{RunNow, Stop, TaskContext};
 
 /// 2026-01-01T00:00:00Z.
 const START: u64 = 1_767_225_600_000;
@@ -222,104 +216,71 @@ fn the_history_is_a_ring_and_a_backfill_asks_for_nothing_twice() {
     assert!(until(&sim, sim.now_ms() + MINUTE).iter().all(|d| d.0 == "s"));
 }
 
-/// Several workers of one ledger, moved by hand.
-struct Workers {
-    clock: VirtualClock,
-    node: Node,
-    all: Vec<Orchestrator>,
-    begun: Arc<Mutex<Vec<(usize, String)>>>,
+#[test]
+fn a_window_that_closes_on_a_deaf_handler_leaves_it_stuck_after_the_grace() {
+    let sim = sim();
+    put(&sim, "s", json!({"cron": "0 1 * * *", "windows": [{"from_min": 60, "to_min": 120}], "grace_ms": 30 * SECOND}));
+    let task = sim.next_task(START + 2 * HOUR).unwrap();
+    assert!(sim.next_task(START + 2 * HOUR + 29 * SECOND).is_none());
+    assert_eq!((task.stop(), state(&sim, task.run()).as_str()), (Stop::WindowClosed, "running"));
+    assert!(sim.next_task(START + 2 * HOUR + 31 * SECOND).is_none());
+    assert_eq!(state(&sim, task.run()), "stuck");
+    // What it still does is fenced off.
+    assert!(task.save_checkpoint(b"late").is_err() && task.check().is_err());
+    // The defaults that are promised.
+    put(&sim, "plain", json!({}));
+    let (plain, _) = sim.orchestrator().definition("plain").unwrap();
+    assert_eq!((plain.lease_ms, plain.grace_ms, plain.jitter_ms, plain.lost_retries()), (15_000, 30_000, 0, 0));
+    assert_eq!(json!([plain.overlap, plain.misfire, plain.on_close]), json!(["skip", "run_once", "cancel"]));
 }
 
-impl Workers {
-    fn new(options: Vec<OrchestratorOptions>) -> Workers {
-        let clock = VirtualClock::new(START * 1_000_000);
-        let mut config = Config::new();
-        config.set("session_ttl_ms", "3600000").unwrap();
-        config.set("memory_shards", "1").unwrap();
-        let env = Env { clock: Arc::new(clock.clone()), rng: Box::new(SeededRng::new(1)), manual: true };
-        let node = Node::open_with(&config, env).unwrap();
-        let begun: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
-        let mut all = Vec::new();
-        for (n, options) in options.into_iter().enumerate() {
-            let session = node.open_session(&format!("w{n}"), Duration::from_secs(3600)).unwrap();
-            let orchestrator = session.orchestrator(options, true).unwrap();
-            let told = begun.clone();
-            let handler = move |context: &TaskContext| {
-                told.lock().unwrap().push((n, context.schedule().to_owned()));
-                Ok(())
-            };
-            orchestrator.register("work", Handler::Blocking(Arc::new(handler))).unwrap();
-            all.push(orchestrator);
-        }
-        Workers { clock, node, all, begun }
-    }
+#[test]
+fn a_million_missed_ticks_are_one_line_and_the_next_ones_run() {
+    let sim = sim();
+    put(&sim, "s", json!({"every_ms": SECOND}));
+    sim.orchestrator().pause(Some("s"), "repair", i64::MAX).unwrap();
+    assert!(until(&sim, START + 1_000_000 * SECOND).is_empty());
+    sim.orchestrator().unpause(Some("s")).unwrap();
+    assert_eq!(ticks(&until(&sim, START + 1_000_003 * SECOND), SECOND), [1_000_000, 1_000_001, 1_000_002, 1_000_003]);
+    let lines = history(&sim, "s");
+    assert_eq!((lines.len(), lines[0]["state"].as_str()), (5, Some("missed")));
+    assert!(lines[0]["count"].as_u64().unwrap() >= 10_000);
+}
 
-    fn run(&self, ms: u64) -> Vec<(usize, String)> {
-        let end = self.clock.monotonic_ns() + ms * 1_000_000;
-        while self.clock.monotonic_ns() < end {
-            self.node.step();
-            for orchestrator in &self.all {
-                orchestrator.step();
+#[test]
+fn a_civil_time_that_does_not_exist_stops_neither_its_schedule_nor_any_other() {
+    // 29 March 2026: in Berlin there is no half past two, on 25 October there are two.
+    let start = 1_774_569_600_000;
+    for (gap, fold, spring, autumn) in [("shift", "first", 3, 3), ("skip", "last", 2, 3), ("shift", "both", 3, 4)] {
+        for (first, days) in [(start, spring), (start + 210 * 24 * HOUR, autumn)] {
+            let sim = Simulation::new(first, 1).unwrap();
+            sim.handle("work").unwrap();
+            put(&sim, "night", json!({"cron": "30 2 * * *", "zone": "Europe/Berlin", "gap": gap, "fold": fold}));
+            put(&sim, "hourly", json!({"cron": "0 * * * *"}));
+            let (mut night, mut hourly) = (0, 0);
+            while let Some(task) = sim.next_task(first + 72 * HOUR - 1) {
+                *(if task.schedule() == "night" { &mut night } else { &mut hourly }) += 1;
+                task.finish(Ok(()));
             }
-            self.clock.advance(10_000_000);
+            assert_eq!((night, hourly), (days, 71), "{gap}, {fold}");
         }
-        std::mem::take(&mut *self.begun.lock().unwrap())
     }
 }
 
-fn calm() -> OrchestratorOptions {
-    OrchestratorOptions { ramp_up: Duration::ZERO, ..OrchestratorOptions::default() }
-}
-
 #[test]
-fn labels_and_versions_choose_the_worker() {
-    let disk = |kind: &str| BTreeMap::from([("disk".to_owned(), kind.to_owned())]);
-    let workers = Workers::new(vec![
-        OrchestratorOptions { version: 1, labels: disk("ssd"), ..calm() },
-        OrchestratorOptions { version: 2, labels: disk("hdd"), ..calm() },
-        OrchestratorOptions { version: 2, labels: disk("ssd"), capacity: 1, ..calm() },
-    ]);
-    let put = |id: &str, fields: Value| {
-        let mut schedule = json!({"id": id, "scope": "singleton", "every_ms": SECOND, "tasks": [{"kind": "work"}]});
-        schedule.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        let schedule: Schedule = serde_json::from_value(schedule).unwrap();
-        workers.all[0].put(&schedule, None).unwrap();
-    };
-    put("new", json!({"min_version": 2, "requires": {"disk": "ssd"}}));
-    put("hdd", json!({"requires": {"disk": "hdd"}}));
-    put("newer", json!({"min_version": 3}));
-    let begun = workers.run(10 * SECOND);
-    let of = |id: &str| begun.iter().filter(|(_, s)| s == id).map(|(n, _)| *n).collect::<Vec<_>>();
-    assert!(of("new").len() >= 9 && of("new").iter().all(|n| *n == 2), "{begun:?}");
-    assert!(of("hdd").len() >= 9 && of("hdd").iter().all(|n| *n == 1), "{begun:?}");
-    assert!(of("newer").is_empty());
-}
-
-#[test]
-fn three_who_ask_at_once_get_one_run() {
-    let workers = Workers::new(vec![calm(), calm(), calm()]);
-    let schedule: Schedule = serde_json::from_value(json!({"id": "s", "scope": "singleton", "tasks": [{"kind": "work"}]})).unwrap();
-    workers.all[0].put(&schedule, None).unwrap();
-    let how = RunNow { key: "deploy-7".to_owned(), ..RunNow::default() };
-    let runs: Vec<u64> = workers.all.iter().map(|o| o.run_now("s", &how).unwrap()).collect();
-    assert!(runs.iter().all(|r| *r == runs[0]), "{runs:?}");
-    assert_eq!(workers.run(5 * SECOND).len(), 1);
-}
-
-#[test]
-fn who_has_just_begun_to_give_out_work_starts_ten_a_second_and_worker() {
-    let ramp = || OrchestratorOptions { ramp_up: Duration::from_secs(5), ramp_starts: 10, ..OrchestratorOptions::default() };
-    let workers = Workers::new(vec![ramp(), ramp()]);
-    workers.run(SECOND / 2);
-    for n in 0..300 {
-        let schedule = json!({"id": format!("s{n}"), "scope": "singleton", "tasks": [{"kind": "work"}]});
-        workers.all[0].put_json(&schedule.to_string(), None).unwrap();
-        workers.all[0].run_now(&format!("s{n}"), &RunNow::default()).unwrap();
+fn up_to_so_many_run_at_once_where_overlap_is_allowed_and_so_many_wait_where_it_is_buffered() {
+    for (overlap, at_once, later) in [(json!({"allow": 3}), 3, 0), (json!({"buffer": 2}), 1, 2)] {
+        let sim = sim();
+        put(&sim, "s", json!({"every_ms": MINUTE, "overlap": overlap}));
+        let mut running = Vec::new();
+        while let Some(task) = sim.next_task(START + 6 * MINUTE + SECOND) {
+            running.push(task);
+        }
+        assert_eq!(running.len(), at_once, "{overlap}");
+        running.drain(..).for_each(|task| task.finish(Ok(())));
+        let begun = until(&sim, sim.now_ms() + SECOND);
+        assert_eq!(begun.len(), later, "{overlap}");
+        let skipped: u64 = history(&sim, "s").iter().filter(|l| l["reason"] == "overlap").map(|l| l["count"].as_u64().unwrap()).sum();
+        assert_eq!(skipped as usize, 6 - at_once - later, "{overlap}");
     }
-    let slow: Vec<usize> = (0..4).map(|_| workers.run(SECOND).len()).collect();
-    // The seconds of the bound are the clock's own; the first and the last of these may touch two of them.
-    assert!(slow.iter().all(|n| (10..=40).contains(n)), "{slow:?}");
-    assert!(slow.iter().sum::<usize>() <= 5 * 20, "{slow:?}");
-    let rest = workers.run(3 * SECOND).len();
-    assert_eq!(rest + slow.iter().sum::<usize>(), 300);
 }

@@ -143,6 +143,23 @@ fn a_queue_of_runs_goes_on_without_a_pause_and_asks_for_each_once() {
 }
 
 #[test]
+fn a_tick_that_meets_a_run_is_judged_at_once_whatever_its_budget() {
+    for (overlap, left) in [(json!("skip"), 0), (json!({"buffer": 1}), 1)] {
+        let sim = sim();
+        sim.orchestrator().set_budget("disk", 1).unwrap();
+        put(&sim, "s", json!({"every_ms": MINUTE, "budgets": {"disk": 1}, "overlap": overlap}));
+        let first = sim.next_task(START + MINUTE).unwrap();
+        quiet(&sim, 2 * MINUTE + 1);
+        let lines = sim.orchestrator().ask(&OrchQuery::History { schedule: "s".to_owned(), limit: 9 }).unwrap();
+        let skipped = lines.as_array().unwrap().iter().filter(|l| l["reason"] == "overlap").count();
+        assert_eq!(skipped, 2 - left, "{overlap}: {lines}");
+        // Its own run has the budget: no tick waits for it that is over.
+        first.finish(Ok(()));
+        assert_eq!(now(&sim).is_some(), left == 1, "{overlap}");
+    }
+}
+
+#[test]
 fn nothing_is_asked_again_while_nothing_changes() {
     let sim = sim();
     sim.orchestrator().set_budget("disk", 1).unwrap();

@@ -166,7 +166,7 @@ class Task:
         return self._core.remaining
 
     def check(self) -> None:
-        """The attempt's gate: raises ``ExpiredError`` once the lease may be over. To be asked before and after a write."""
+        """The attempt's gate: raises ``ExpiredError`` once the lease may be over, or the run is. To be asked before and after a write."""
         self._core.check()
 
     def pace(self, byte_count: int = 0) -> bool:

@@ -262,7 +262,7 @@ fn on_task(task: tenure_task, err: *mut tenure_error, body: impl FnOnce(TaskCont
 /// not find undone. Asks nobody.
 ///
 /// Parameters: task; out_remaining_ms - what is left of the lease, or NULL; err - or NULL.
-/// Returns: #TENURE_OK; #TENURE_EXPIRED once the lease may be over, err->token is the attempt's; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
+/// Returns: #TENURE_OK; #TENURE_EXPIRED once the lease may be over or the run is, err->token is the attempt's; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE;
 /// #TENURE_FORKED. Memory: nothing is kept. Threads: any; never waits. Since: 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tenure_task_check(task: tenure_task, out_remaining_ms: *mut u64, err: *mut tenure_error) -> i32 {

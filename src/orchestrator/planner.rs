@@ -112,6 +112,11 @@ impl Planner {
         self.workers.len()
     }
 
+    /// How many starts lack what, by a word: `room`, `start`, `budget NAME`.
+    pub fn waiting(&self) -> BTreeMap<String, usize> {
+        self.waits.counts()
+    }
+
     /// The present, UTC ms: the caller's wall clock, but never before what the ledger has been told.
     pub fn now_ms(&self, wall_ms: i64) -> i64 {
         wall_ms.max(self.nominal_ms)
@@ -225,9 +230,12 @@ impl Planner {
                 }
                 let begun = begun.entry(wish.definition.id.clone()).or_default();
                 // Beyond that it is looked at when one of those that run ends.
-                if *begun < slots
-                    && let Some(op) = self.waits.allot(wish, &mut stock, now_ms)
-                {
+                if *begun >= slots {
+                    continue;
+                }
+                if wish.meets {
+                    ops.push(wish.into_op());
+                } else if let Some(op) = self.waits.allot(wish, &mut stock, now_ms) {
                     *begun += 1;
                     ops.push(op);
                 }

@@ -94,6 +94,16 @@ impl Waits {
         self.by_lack.contains_key(&Lack::Start)
     }
 
+    /// How many lack what.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let word = |lack: &Lack| match lack {
+            Lack::Room => "room".to_owned(),
+            Lack::Start => "start".to_owned(),
+            Lack::Budget(name) => format!("budget {name}"),
+        };
+        self.by_lack.iter().map(|(lack, waiting)| (word(lack), waiting.len())).collect()
+    }
+
     fn put(&mut self, lack: Lack, wish: Wish) {
         let of = self.of.entry(wish.definition.id.clone()).or_default();
         let rank = (wish.rank, wish.definition.id.clone(), of.len() as u32);

@@ -107,6 +107,8 @@ pub(super) struct Wish {
     target: String,
     only: Option<Vec<String>>,
     lost_by: Option<SessionId>,
+    /// A tick that meets a run which goes on: what becomes of it is judged at once, and takes nothing.
+    pub meets: bool,
     op: OrchOp,
 }
 
@@ -197,7 +199,7 @@ pub(super) fn wishes(
 
 /// Runs that wait: lost ones, postponed ones, those that were asked for, those that met another.
 fn again(copy: &Copy, targets: &[Target], (now_ms, local_ms): (i64, u64), view: View, wishes: &mut Wishes) {
-    let mut busy: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
     for run in copy.runs.iter().filter(|r| r.running) {
         *busy.entry(&run.target).or_default() += 1;
     }
@@ -218,7 +220,7 @@ fn again(copy: &Copy, targets: &[Target], (now_ms, local_ms): (i64, u64), view: 
             continue;
         }
         let busy = busy.entry(&run.target).or_default();
-        if *busy >= if let Overlap::Allow(n) = run.definition.overlap { n } else { 1 } {
+        if *busy >= most(&run.definition) {
             continue;
         }
         *busy += 1;
@@ -230,6 +232,7 @@ fn again(copy: &Copy, targets: &[Target], (now_ms, local_ms): (i64, u64), view: 
             target: run.target.clone(),
             only: target.and_then(|t| t.only.clone()),
             lost_by: run.lost_by,
+            meets: false,
             op: OrchOp::Assign { run: run.run, revision: copy.revision, worker: NOBODY, now_ms, view },
         });
     }
@@ -256,7 +259,7 @@ fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: Vi
             now_ms,
         };
         let (definition, name) = (definition.clone(), target.name.clone());
-        wishes.all.push(Wish { rank: i64::MIN, at_ms: upto_ms, definition, target: name, only: None, lost_by: None, op });
+        wishes.all.push(Wish { rank: i64::MIN, at_ms: upto_ms, definition, target: name, only: None, lost_by: None, meets: false, op });
     };
     if let Some((upto, count, reason)) = due.leave_out {
         skip(mark, upto, count, reason);
@@ -276,7 +279,8 @@ fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: Vi
     }
     let Some(tick_ms) = due.start.first().copied() else { return };
     // Of several only the latest may meet a run; the others wait for their turn.
-    if due.start.len() > 1 && copy.runs.iter().any(|r| r.target == target.name) {
+    let going_on = copy.runs.iter().filter(|r| r.target == target.name).count();
+    if due.start.len() > 1 && going_on > 0 {
         return;
     }
     let claim = Claim {
@@ -296,8 +300,14 @@ fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: Vi
         target: target.name,
         only: target.only,
         lost_by: None,
+        meets: going_on >= most(definition),
         op: OrchOp::Claim(Box::new(claim)),
     });
+}
+
+/// How many runs of a target there may be at once.
+fn most(definition: &Schedule) -> usize {
+    if let Overlap::Allow(n) = definition.overlap { n as usize } else { 1 }
 }
 
 fn rank(definition: &Schedule, at_ms: i64) -> i64 {

@@ -41,7 +41,7 @@ int main() {
   tenure::DistributedLock &a = **first, &b = **second;
   CHECK(a.nodeId() == "node-a" && b.nodeId() == "node-b" && a.getHolderNodeId("job").empty());
 
-  // The first caller acquires; a second node is refused, and so is a second call of the first.
+  // DL-9: the first caller acquires; a second node is refused, and so is a second call of the first.
   CHECK(a.tryAcquire("job", 60'000) && !b.tryAcquire("job", 60'000) && !a.tryAcquire("job", 60'000));
   CHECK(a.getHolderNodeId("job") == "node-a" && b.getHolderNodeId("job") == "node-a");
   // A release by another node frees nothing; the holder's own does.

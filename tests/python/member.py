@@ -110,6 +110,12 @@ class Calls:
     def job_told(self) -> list[dict[str, Any]]:
         return list(self.jobs.told)
 
+    def job_drives(self) -> bool:
+        """False also while no majority answers: the status counts what the ledger has counted."""
+        with contextlib.suppress(tenure.UnavailableError):
+            return bool(self.jobs.orch.status()["drives"])
+        return False
+
     def job_go(self) -> None:
         self.jobs.go.set()
 

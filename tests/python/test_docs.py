@@ -75,6 +75,35 @@ def test_the_guides_write_path_compiles_and_refuses(tmp_path):
     native.run([program, tmp_path])
 
 
+SCHEDULED = """
+#include <thread>
+int main() {
+  auto node = tenure::Node::open();
+  if (!node) return 1;
+  auto orch = tenure::Orchestrator::open(*node, {R"({"ramp_up_ms": 0})"});
+  if (!orch) return 2;
+  auto run = compact_nightly(*orch);
+  if (!run) return 3;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (std::chrono::steady_clock::now() < end) {
+    auto told = orch->run(*run);
+    if (told && told->find("\"succeeded\"") != std::string::npos) return 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return 4;
+}
+"""
+
+
+def test_the_orchestrators_cpp_compiles_and_runs(tmp_path):
+    (text,) = re.findall(r"^```cpp\n(.*?)^```", (ROOT / "docs/orchestrator.md").read_text(), re.MULTILINE | re.DOTALL)
+    source = tmp_path / "orchestrator.cpp"
+    source.write_text(text + SCHEDULED)
+    prefix = native.installed("capi", tmp_path / "prefix")
+    program = native.compile_program(prefix, [str(source)], tmp_path / "orchestrator", "-std=c++17", compiler="c++")
+    native.run([program])
+
+
 def test_every_test_that_the_guarantees_name_exists():
     rows = re.findall(r"^\| (\d+) \| .* \| (`.*`) \|$", (ROOT / "docs/guarantees.md").read_text(), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 18))

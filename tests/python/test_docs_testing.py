@@ -10,9 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LATER = {*range(37, 47), 59, 61}
 """Scenarios of parts that come later."""
-ROWS = re.findall(r"^\| ((?:I-|F)\d\d) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
+TEXT = (ROOT / "docs/testing.md").read_text()
+ROWS = re.findall(r"^\| ((?:I-|F)\d\d) \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE)
+PEERS = re.findall(r"^\| (P\d\d|DL-\d) \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE)
+"""What other schedulers' users suffered, and ThemisDB's tests of its lock."""
 FILES: dict[str, list[Path]] = {}
-for folder, kind in (("src", "rs"), ("sim", "rs"), ("tests", "rs"), ("tests/python", "py")):
+for folder, kind in (("src", "rs"), ("sim", "rs"), ("tests", "rs"), ("tests/python", "py"), ("tests/cpp", "cpp")):
     for path in (ROOT / folder).rglob(f"*.{kind}"):
         FILES.setdefault(path.name, []).append(path)
 
@@ -38,6 +41,22 @@ def test_what_a_row_names_is_there(number: str, tests: str) -> None:
     found = re.findall(r"`([a-z0-9_]+\.(?:rs|py))::([a-z0-9_]+)`", tests)
     assert found or re.search(r"later|no HTTP", tests), "a row names its tests, or says why it has none"
     assert [f"{file}::{test}" for file, test in found if not named(file, test, number)] == []
+
+
+def test_no_report_is_missing() -> None:
+    assert [number for number, _ in PEERS] == [f"P{n:02}" for n in range(1, 15)] + [f"DL-{n}" for n in range(1, 10)]
+
+
+@pytest.mark.parametrize(("number", "tests"), PEERS, ids=[number for number, _ in PEERS])
+def test_what_plays_a_report_is_there(number: str, tests: str) -> None:
+    found = re.findall(r"`([a-z0-9_]+\.(?:rs|py))::([a-z0-9_]+)`", tests)
+    programs = re.findall(r"`([a-z_]+\.cpp)`", tests)
+    assert found or programs
+    texts = {file: [path.read_text() for path in FILES.get(file, [])] for file in [*programs, *(file for file, _ in found)]}
+    for file, test in found:
+        assert any(re.search(rf"\b(fn|def) {test}\b", text) for text in texts[file]), f"{file} has no {test}"
+    for file in programs:
+        assert any(re.search(rf"\b{number}\b", text) for text in texts[file]), f"{file} does not name {number}"
 
 
 def test_a_wrong_row_is_noticed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pathlib
@@ -135,6 +136,25 @@ def test_a_cancel_reaches_a_running_handler():
         orch.cancel(run, "by hand")
         until(lambda: orch.run(run)["state"] == "cancelled")
         assert reasons == ["cancelled"]
+
+
+def test_a_handler_that_lets_nothing_else_run_keeps_its_lease():
+    """Renewals are sent by a native thread: not even a handler that keeps the interpreter to itself for longer than the lease starves them."""
+    with tenure.Node() as node, node.orchestrator() as orch:
+        tokens = []
+
+        @orch.task("busy")
+        def busy(task):
+            # A foreign function that, against good manners, keeps the interpreter's lock.
+            ctypes.PyDLL(None).usleep(4_000_000)
+            task.check()
+            tokens.append((task.attempt, task.token))
+
+        orch.schedule("s", "busy", scope="singleton", lease=2, lost_retries=3)
+        run = orch.run_now("s")
+        assert until(lambda: orch.run(run)["state"] not in ("due", "running") and orch.run(run))["state"] == "succeeded"
+        assert [attempt for attempt, _ in tokens] == [1]
+        assert orch.status()["counts"]["lost"] == 0
 
 
 def test_every_second_runs_once_and_a_restart_forgets_nothing(tmp_path):

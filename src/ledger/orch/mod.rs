@@ -23,4 +23,4 @@ pub use schedule::{
     After, Fold, Gap, LEASE_MAX_MS, LEASE_MIN_MS, Misfire, NAME_MAX, OnClose, Overlap, PARAMS_MAX, Retry, Schedule, Scope, TASKS_MAX, Task,
     Throttle, ThrottleAt, WINDOWS_MAX, Window, is_name,
 };
-pub use state::{Budget, Entry, HISTORY, OrchCounts, Pause, Record, Run, RunState, State, TaskMark, Worker};
+pub use state::{Budget, Entry, HISTORY, OrchCounts, Pause, Reasons, Record, Run, RunState, State, TaskMark, Worker};

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::base::SessionId;
 use crate::base::codec::{Decode, Encode};
 
-use super::state::{Budget, Entry, OrchCounts, Pause, Run, State, Worker};
+use super::state::{Budget, Entry, OrchCounts, Pause, Run, RunState, State, Worker};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -33,7 +33,7 @@ pub enum OrchQuery {
         /// At most so many.
         limit: u32,
     },
-    /// Workers, budgets, counts, the pause of all, the journal's digest.
+    /// Workers, budgets, counts, how many runs are due and wait for a worker, the pause of all, the journal's digest.
     Status,
 }
 
@@ -89,6 +89,7 @@ impl State {
         json!({
             "schedules": self.schedules.len(),
             "runs": self.runs.len(),
+            "due": self.runs.values().filter(|r| r.state == RunState::Due).count(),
             "workers": workers,
             "budgets": self.budgets,
             "paused": self.paused,

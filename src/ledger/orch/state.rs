@@ -225,6 +225,41 @@ pub struct Budget {
     pub used: u32,
 }
 
+/// How many ticks were left out, and runs skipped, for which reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub struct Reasons {
+    /// See [`Reason::Misfire`].
+    pub misfire: u64,
+    /// See [`Reason::Deadline`].
+    pub deadline: u64,
+    /// See [`Reason::Window`].
+    pub window: u64,
+    /// See [`Reason::Blackout`].
+    pub blackout: u64,
+    /// See [`Reason::Overlap`].
+    pub overlap: u64,
+    /// See [`Reason::Halted`].
+    pub halted: u64,
+    /// A peer held the lock that the host wants round each run.
+    pub locked: u64,
+}
+
+impl Reasons {
+    fn count(&mut self, reason: Reason, ticks: u64) {
+        let of = match reason {
+            Reason::Misfire => &mut self.misfire,
+            Reason::Deadline => &mut self.deadline,
+            Reason::Window => &mut self.window,
+            Reason::Blackout => &mut self.blackout,
+            Reason::Overlap => &mut self.overlap,
+            Reason::Halted => &mut self.halted,
+            // What is paused or off waits or has no ticks.
+            Reason::Paused | Reason::Disabled => return,
+        };
+        *of = of.saturating_add(ticks);
+    }
+}
+
 /// What has been counted since the ledger was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 pub struct OrchCounts {
@@ -250,6 +285,8 @@ pub struct OrchCounts {
     pub already_claimed: u64,
     /// Renewals.
     pub renewals: u64,
+    /// Of the missed and the skipped: why.
+    pub reasons: Reasons,
 }
 
 /// A schedule and what became of it.
@@ -353,7 +390,10 @@ impl State {
         match record.state {
             RunState::Succeeded => self.counts.succeeded += 1,
             RunState::Cancelled => self.counts.cancelled += 1,
-            RunState::Skipped => self.counts.skipped += record.count,
+            RunState::Skipped => {
+                self.counts.skipped += record.count;
+                self.counts.reasons.locked += u64::from(record.run != 0);
+            }
             RunState::Missed => self.counts.missed += record.count,
             state => {
                 self.counts.failed += 1;
@@ -373,6 +413,7 @@ impl State {
     /// Ticks that are judged without a run.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn leave_out(&mut self, schedule: &str, target: &str, tick_ms: i64, count: u64, reason: Reason, now_ms: i64) {
+        self.counts.reasons.count(reason, count);
         let state = match reason {
             Reason::Misfire | Reason::Deadline => RunState::Missed,
             _ => RunState::Skipped,

@@ -75,6 +75,8 @@ pub(super) struct Attempt {
     pub(super) began: Moment,
     pub(super) progress: AtomicU16,
     stop: AtomicU8,
+    /// Its end is being recorded: it holds the run no more, whatever is left of the lease.
+    over: AtomicBool,
     /// When the last acknowledged renewal was sent, in both clocks' ns.
     acked: Mutex<Moment>,
     /// When one was sent last, acknowledged or not, BOOTTIME ns.
@@ -104,6 +106,7 @@ impl Attempt {
             began: acked,
             progress: AtomicU16::new(0),
             stop: AtomicU8::new(0),
+            over: AtomicBool::new(false),
             sent_ns: AtomicU64::new(acked.boottime_ns),
             acked: Mutex::new(acked),
             renewing: AtomicBool::new(false),
@@ -138,6 +141,11 @@ impl Attempt {
         }
         let acked = *self.acked.lock().unwrap_or_else(PoisonError::into_inner);
         believed_ns(self.schedule.lease_ms).saturating_sub(acked.elapsed_ns(now))
+    }
+
+    /// A handler that goes on finds its gate closed from here on.
+    pub(super) fn close(&self) {
+        self.over.store(true, SeqCst);
     }
 
     pub(super) fn renewal_period_ns(&self) -> u64 {
@@ -374,17 +382,18 @@ impl TaskContext {
     /// find undone.
     ///
     /// # Errors
-    /// [`Status::Expired`] once the lease may be over.
+    /// [`Status::Expired`] once the lease may be over, or the run is.
     pub fn check(&self) -> Result<()> {
         if self.remaining().is_zero() {
-            return Err(Error::new(Status::Expired, "the attempt's lease may be over").with_token(self.token().0));
+            return Err(Error::new(Status::Expired, "the attempt is over, or its lease may be").with_token(self.token().0));
         }
         Ok(())
     }
 
     /// What is left of the lease in this node's own view, without asking anybody.
     pub fn remaining(&self) -> Duration {
-        self.0.shared.upgrade().map_or(Duration::ZERO, |s| Duration::from_nanos(self.0.attempt.left_ns(s.now())))
+        let shared = self.0.shared.upgrade().filter(|_| !self.0.attempt.over.load(SeqCst));
+        shared.map_or(Duration::ZERO, |s| Duration::from_nanos(self.0.attempt.left_ns(s.now())))
     }
 
     /// How hard it may press now, by the schedule as it is now.

@@ -1,5 +1,6 @@
 //! Giving out work: the copy is brought up to date, what is due is proposed, and the answers are taken.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -50,6 +51,11 @@ impl Driver {
 
     pub(super) fn drives(&self) -> bool {
         self.token.is_some()
+    }
+
+    /// How many starts lack what.
+    pub(super) fn waiting(&self) -> BTreeMap<String, usize> {
+        self.planner.as_ref().map(Planner::waiting).unwrap_or_default()
     }
 }
 
@@ -131,13 +137,20 @@ impl Shared {
             }
             let mut ops = plan.ops;
             while !ops.is_empty() {
+                let asked_ms = self.local_ms();
                 let answers = self.propose(&ops);
+                let took_ms = self.local_ms().saturating_sub(asked_ms);
                 let (mut follow, mut lost, mut why) = (Vec::new(), 0u64, None);
                 for (op, answer) in ops.iter().zip(answers) {
                     match answer {
                         Ok(answer) => {
-                            driver.second.1 += u64::from(matches!(answer, OrchAnswer::Claimed { .. }));
-                            lock(&self.figures).answered(word(answer));
+                            let mut figures = lock(&self.figures);
+                            figures.answered(word(answer));
+                            if let OrchAnswer::Claimed { .. } = answer {
+                                driver.second.1 += 1;
+                                figures.claims.count(took_ms);
+                            }
+                            drop(figures);
                             follow.extend(planner.answered(op, answer, wall_ms));
                         }
                         Err(error) => {

@@ -200,6 +200,10 @@ impl Shared {
         if attempt.left_ns(now) == 0 {
             attempt.tell(Stop::Lost);
         }
+        if running.ended.is_some() {
+            // Before anybody hears of it, the next holder of its lock first of all.
+            attempt.close();
+        }
         match std::mem::take(&mut running.locking) {
             Locking::Gated if attempt.stop() == Stop::No => {
                 running.locking = Locking::Gating(now.boottime_ns);
@@ -243,6 +247,9 @@ impl Shared {
             let wait = (*sent_ns + RESEND_NS).saturating_sub(now.boottime_ns);
             if *sent_ns != 0 && wait > 0 {
                 return wait;
+            }
+            if *sent_ns == 0 {
+                lock(&self.figures).durations.count(attempt.began.elapsed_ns(now) / NS_PER_MS);
             }
             *sent_ns = now.boottime_ns;
             let op = OrchOp::Finish { run: key.0, token: attempt.token, end: *end, message: message.clone(), now_ms: self.wall_ms() };

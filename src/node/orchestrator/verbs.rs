@@ -271,8 +271,9 @@ impl Orchestrator {
         Ok(fires)
     }
 
-    /// What it says of itself and of all: JSON with the fields of [`OrchQuery::Status`] and `node`, `drives`, `running`, `figures`, and `shards`: what
-    /// the topology said by schedule, on the node that gives out work.
+    /// What it says of itself and of all: JSON with the fields of [`OrchQuery::Status`] and `node`, `drives`, `running`, `figures`, times of this node's
+    /// (`start_lag`, `claim_latency`, `run_duration`, each `_p50_ms` and `_p99_ms`, in classes); on the node that gives out work `waiting`, how many
+    /// starts lack what (`room`, `start`, `budget NAME`), and `shards`: what the topology said by schedule.
     ///
     /// # Errors
     /// What every call may answer.
@@ -281,10 +282,15 @@ impl Orchestrator {
         let mut status = self.ask(&OrchQuery::Status)?;
         let figures = lock(&shared.figures).clone();
         status["node"] = json!(self.node());
-        status["drives"] = json!(lock(&shared.driver).drives());
+        let driver = lock(&shared.driver);
+        status["drives"] = json!(driver.drives());
+        status["waiting"] = json!(driver.waiting());
+        drop(driver);
         status["running"] = json!(lock(&shared.runs).len());
-        status["start_lag_p50_ms"] = json!(figures.lag_ms(0.5));
-        status["start_lag_p99_ms"] = json!(figures.lag_ms(0.99));
+        for (name, times) in [("start_lag", &figures.lags), ("claim_latency", &figures.claims), ("run_duration", &figures.durations)] {
+            status[format!("{name}_p50_ms")] = json!(times.share_ms(0.5));
+            status[format!("{name}_p99_ms")] = json!(times.share_ms(0.99));
+        }
         status["figures"] = json!(figures);
         status["zone_data"] = json!(crate::orchestrator::calendar::zone_data());
         status["shards"] = lock(&shared.shards).told();
