@@ -139,7 +139,7 @@ def test_a_cancel_reaches_a_running_handler():
 
 
 def test_a_handler_that_lets_nothing_else_run_keeps_its_lease():
-    """Renewals are sent by a native thread: not even a handler that keeps the interpreter to itself for longer than the lease starves them."""
+    """A native thread sends renewals: not even a handler that keeps the interpreter to itself for longer than the lease starves it."""
     with tenure.Node() as node, node.orchestrator() as orch:
         tokens = []
 
