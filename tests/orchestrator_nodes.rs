@@ -35,7 +35,8 @@ impl Workers {
         config.set("memory_shards", "1").unwrap();
         let env = Env { clock: Arc::new(clock.clone()), rng: Box::new(SeededRng::new(1)), manual: true };
         let node = Node::open_with(&config, env).unwrap();
-        let (begun, long): (Arc<Mutex<Vec<(usize, String)>>>, Arc<Mutex<Vec<(usize, TaskContext)>>>) = Default::default();
+        let begun: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
+        let long: Arc<Mutex<Vec<(usize, TaskContext)>>> = Arc::default();
         let mut all = Vec::new();
         for (n, options) in options.into_iter().enumerate() {
             let session = node.open_session(&format!("w{n}"), Duration::from_secs(3600)).unwrap();
