@@ -20,16 +20,20 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 1800
 """Seconds after which a run of the tests is taken to hang."""
+NEXTEST = shutil.which("cargo-nextest") is not None
 ATTEMPTS = 3
 """Runs until a mistake that only tests without a part in it seemed to find has survived."""
 
 
-def names() -> list[str]:
-    """Every mistake that the source can be asked for."""
-    found: list[str] = []
+def places() -> dict[str, list[str]]:
+    """Every mistake that the source can be asked for, and the parts of the library that it stands in."""
+    found: dict[str, set[str]] = {}
     for path in sorted((ROOT / "src").rglob("*.rs")):
-        found += re.findall(r'planted!\("([a-z-]+)"\)', path.read_text()) if path.name != "planted.rs" else []
-    return sorted(set(found))
+        if path.name == "planted.rs":
+            continue
+        for name in re.findall(r'planted!\("([a-z-]+)"\)', path.read_text()):
+            found.setdefault(name, set()).update(path.relative_to(ROOT / "src").parts[:-1])
+    return {name: sorted(parts) for name, parts in sorted(found.items())}
 
 
 def environment(mutant: str) -> dict[str, str]:
@@ -39,45 +43,44 @@ def environment(mutant: str) -> dict[str, str]:
     return {**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(target), "TENURE_MUTANT": mutant}
 
 
-NEXTEST = shutil.which("cargo-nextest") is not None
+def only(test: str) -> list[str]:
+    """Picks the test that `killer` named."""
+    binary, _, name = test.partition(" ")
+    return ["-E", f"binary_id(={binary}) & test(={name})"] if NEXTEST else [test, "--", "--exact"]
 
 
-def command(test: str | None = None) -> list[str]:
-    """What runs the tests, or the one of them that `killer` named."""
-    if NEXTEST:
-        run = ["cargo", "nextest", "run", "--features", "capi", "--profile", "mutants", "--cargo-quiet"]
-        binary, _, name = (test or "").partition(" ")
-        return [*run, "-E", f"binary_id(={binary}) & test(={name})"] if test else run
-    run = ["cargo", "test", "-q", "--features", "capi"]
-    return [*run, test, "--", "--exact"] if test else run
+def near(parts: list[str]) -> list[str]:
+    """Picks the tests of these parts of the library: they know most of a mistake in them."""
+    binaries = [path.stem for path in sorted((ROOT / "tests").glob("*.rs")) if path.stem.startswith(tuple(parts))]
+    return ["-E", " + ".join([f"test(/^({'|'.join(parts)})/)", *(f"binary(={name})" for name in binaries)])]
 
 
-def killer(mutant: str, test: str | None = None) -> str | None:
-    """The first test that fails with this mistake planted; None when all pass."""
+def killer(mutant: str, which: list[str]) -> str | None:
+    """The first of these tests that fails with this mistake planted; None when all pass."""
+    nextest = ["cargo", "nextest", "run", "--features", "capi", "--profile", "mutants", "--cargo-quiet"]
+    command = [*(nextest if NEXTEST else ["cargo", "test", "-q", "--features", "capi"]), *which]
     run = None
     with contextlib.suppress(subprocess.TimeoutExpired):
-        run = subprocess.run(
-            command(test), cwd=ROOT, env=environment(mutant), capture_output=True, text=True, timeout=LIMIT, check=False
-        )
+        run = subprocess.run(command, cwd=ROOT, env=environment(mutant), capture_output=True, text=True, timeout=LIMIT, check=False)
     if run is None:
         return "(a run that does not end)"
     if run.returncode == 0:
         return None
     said = run.stdout + run.stderr
-    nextest = r"(?:FAIL|TIMEOUT|SIGABRT|ABORT)\s*\[[^\]]*\]\s*(?:\([^)]*\)\s*)?(.+)"
-    failed = re.search(nextest if NEXTEST else r"(?m)^(?:test (\S+) .*FAILED|---- (\S+) stdout ----)", said)
+    pattern = r"(?:FAIL|TIMEOUT|SIGABRT|ABORT)\s*\[[^\]]*\]\s*(?:\([^)]*\)\s*)?(.+)" if NEXTEST else r"(?m)^---- (\S+) stdout ----"
+    failed = re.search(pattern, said)
     if failed is None:
         raise SystemExit(f"the tests could not be run:\n{said}")
-    return next(filter(None, failed.groups())).strip()
+    return failed.group(1).strip()
 
 
-def proven(mutant: str) -> str | None:
-    """The test that finds this mistake: it fails with it, again when run alone, and passes without it."""
+def proven(mutant: str, which: list[str]) -> str | None:
+    """Which of these tests finds this mistake: it fails with it, again when run alone, and passes without it."""
     for _ in range(ATTEMPTS):
-        test = killer(mutant)
+        test = killer(mutant, which)
         if test is None or test.startswith("("):
             return test
-        if killer(mutant, test) is not None and killer("", test) is None:
+        if killer(mutant, only(test)) is not None and killer("", only(test)) is None:
             return test
         print(f"  {test} failed with {mutant}, but not by it", flush=True)
     return None
@@ -85,17 +88,17 @@ def proven(mutant: str) -> str | None:
 
 def main() -> int:
     """Runs them all."""
-    known = names()
-    wanted = sys.argv[1:] or known
-    for name in set(wanted) - set(known):
+    known = places()
+    wanted = sys.argv[1:] or list(known)
+    for name in set(wanted) - known.keys():
         raise SystemExit(f"mutants.py: no mistake is called {name}; there are {', '.join(known)}")
-    broken = killer("")
+    broken = killer("", [])
     if broken is not None:
         raise SystemExit(f"the tests fail without a planted mistake: {broken}")
     found = 0
     for name in wanted:
         started = time.monotonic()
-        by = proven(name)
+        by = (proven(name, near(known[name])) if NEXTEST else None) or proven(name, [])
         found += by is not None
         print(f"{'killed ' if by else 'SURVIVED'} {name:34} {time.monotonic() - started:6.1f} s  {by or ''}", flush=True)
     print(json.dumps({"planted": len(wanted), "killed": found}))
