@@ -1,5 +1,5 @@
 #!/bin/bash
-# Feeds every decoder with bytes that libFuzzer thinks up. Usage: fuzz.sh SECONDS [TARGET ...]
+# Feeds every decoder, and the C functions, with what libFuzzer thinks up. Usage: fuzz.sh SECONDS [TARGET ...]
 # Works on the stable toolchain: the instrumentation is LLVM's own pass. What breaks a target is left in fuzz/corpus/TARGET, where the
 # tests find it from then on.
 set -euo pipefail
@@ -16,6 +16,7 @@ program=$CARGO_TARGET_DIR/$host/debug/tenure-fuzz
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
   mapfile -t targets < <(sed -n 's/.*Target { name: "\([a-z]*\)".*/\1/p' src/fuzz.rs)
+  targets+=(calls)
 fi
 for target in "${targets[@]}"; do
   work=$CARGO_TARGET_DIR/corpus/$target

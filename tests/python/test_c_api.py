@@ -66,6 +66,12 @@ def test_random_calls_from_many_threads(c_program):
     run([c_program("fuzz")], seconds=300)
 
 
+def test_sequences_of_calls_that_the_fuzzer_found(c_program):
+    inputs = sorted((ROOT / "fuzz/corpus/calls").iterdir())
+    assert inputs
+    run([c_program("fuzz"), "-", *inputs], seconds=300)
+
+
 # F56.
 def test_load_and_unload(prefix, tmp_path):
     out = tmp_path / "dlopen"

@@ -91,6 +91,8 @@ class Run:
         self.injected: Counter[str] = Counter()
         self.ended = threading.Event()
         self.cut_off: set[str] = set()
+        self.margins: list[int] = []
+        """Microseconds: what was left of a published deadline, at the least, when a server acknowledged."""
         mode, replicas = ("block-write", "1") if gated else ("disabled", "0")
         self.servers: dict[str, Server] = {}
         for name in NAMES:
@@ -236,12 +238,21 @@ class Run:
         for kind in faults:
             before = sum(len(writer.history) for writer in self.writers)
             wait_until(lambda: sum(len(w.history) for w in self.writers) > before + 50, 120, "writes between the faults")  # noqa: B023
+            self.note_margins()
             self.inject(kind)
         self.wait_master()
+        self.note_margins()
         self.ended.set()
         for writer in self.writers:
             writer.thread.join(60)
         return check(self.history, self.survived())
+
+    def note_margins(self) -> None:
+        """While they are up: a server that is killed forgets it."""
+        for server in self.servers.values():
+            with contextlib.suppress(redis.RedisError, OSError), server.client(socket_timeout=self.ttl) as client:
+                margin = client.info("lease").get("lease_least_margin_us")
+                self.margins += [margin] if isinstance(margin, int) else []
 
     def survived(self) -> set[str]:
         """The keys that the master has, read while it stays that: on a busy machine the office may change once more."""
@@ -269,10 +280,11 @@ class Run:
     def describe(self, verdict: Verdict) -> str:
         counts: Counter[str] = sum((writer.counts for writer in self.writers), Counter())
         words = ", ".join(f"{kind} {count}" for kind, count in sorted(self.injected.items()))
+        margin = f"; least margin {min(self.margins) / 1000} ms" if self.margins else ""
         return (
             f"seed {self.seed}, gate {'on' if self.gated else 'off'}: {len(self.history)} writes acknowledged under "
             f"{len({w.epoch for w in self.history})} epochs, {counts['refused']} refused, {counts['uncertain']} uncertain; "
-            f"{len(verdict.by_two)} by an old master after a new one, {len(verdict.lost)} lost; faults: {words}"
+            f"{len(verdict.by_two)} by an old master after a new one, {len(verdict.lost)} lost{margin}; faults: {words}"
         )
 
 
