@@ -81,6 +81,19 @@ fn c4_a_request_that_timed_out_never_becomes_a_holder() {
     assert_eq!(b.holders("k"), []);
 }
 
+#[test]
+fn c4_a_request_whose_time_ends_with_the_grant_before_it_gets_nothing() {
+    for (wait_ms, late) in [(499, true), (500, true), (501, true), (502, false)] {
+        let mut b = Bench::new(Params::default());
+        let (a, c) = (b.open(1, 60_000), b.open(2, 60_000));
+        b.hold(a, "k", &manual(500));
+        b.ask(c, acquire("k", &Spec::default(), Some(wait_ms), 7));
+        b.pass(600);
+        assert_eq!(b.holders("k") == [], late, "it waited for {wait_ms} ms");
+        assert_eq!(b.events().contains(&Event::WaitEnded { session: c, req: 7, why: WaitEnd::Timeout }), late);
+    }
+}
+
 // I-10.
 #[test]
 fn c12_a_retry_gets_the_same_answer_and_has_no_second_effect() {

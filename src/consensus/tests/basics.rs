@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use openraft::raft::VoteRequest;
+
+use super::super::form::{Ballot, Place};
+use super::super::types::{LogId, Vote};
 use super::rig::{LIMIT, Rig, acquire, eventually, key};
 use crate::base::{SessionId, Status, Token};
 use crate::ledger::{Event, Op, Outcome};
@@ -287,4 +291,26 @@ async fn a_disk_that_was_wiped_copied_or_doubled_is_refused() {
     refused(&rig, Status::DataForeign).await;
     // The others go on.
     assert!(rig.execute(leader, SessionId(session.0), Op::RenewSession).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i20_no_second_vote_in_a_term_after_a_restart() {
+    const TERM: u64 = 1_000;
+    let mut rig = Rig::start(3, 12).await;
+    let voter = (rig.leader().await + 1) % 3;
+    rig.net.part(&["a", "b", "c"], &["a", "b", "c"]);
+    let ask = async |rig: &Rig, candidate: u64| {
+        let ballot = Ballot { term: TERM, node: candidate, won: false };
+        let ahead = Place { term: TERM, leader: candidate, index: 1 << 40 };
+        let mut request = VoteRequest::new(Vote::from(ballot), Some(LogId::from(ahead)));
+        // Heeded although its leader may live.
+        request.leadership_transfer = true;
+        rig.core(voter).raft().unwrap().vote(request).await.unwrap().vote_granted
+    };
+    assert!(ask(&rig, 2_000).await, "its first vote in this term");
+    assert!(!ask(&rig, 1_999).await, "it has voted");
+    rig.kill(voter).await;
+    rig.boot(voter).await.unwrap();
+    assert!(!ask(&rig, 1_999).await, "it has voted, before its restart");
+    assert!(ask(&rig, 2_000).await, "and says so again to whom it voted for");
 }
