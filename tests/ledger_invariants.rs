@@ -82,8 +82,8 @@ fn c4_a_request_that_timed_out_never_becomes_a_holder() {
 }
 
 #[test]
-fn c4_a_request_whose_time_ends_with_the_grant_before_it_gets_nothing() {
-    for (wait_ms, late) in [(499, true), (500, true), (501, true), (502, false)] {
+fn c4_a_request_whose_time_ends_in_the_same_step_as_the_grant_before_it_gets_nothing() {
+    for (wait_ms, late) in [(499, true), (501, true), (550, true), (600, true), (601, false)] {
         let mut b = Bench::new(Params::default());
         let (a, c) = (b.open(1, 60_000), b.open(2, 60_000));
         b.hold(a, "k", &manual(500));
