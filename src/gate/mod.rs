@@ -36,6 +36,7 @@ pub use event::{GateEvent, Refusals};
 pub use lease::{GrantReply, Heartbeat, HeartbeatReply, Refusal};
 pub use options::{ClockPolicy, Mode, OnExpiry, Options};
 pub use permit::{CellRef, Permit, RawPermit, Verdict};
+#[cfg(feature = "capi")]
 pub(crate) use platform::{process_barrier, register_barrier};
 pub use publisher::{GateCore, Setup};
 pub use slow::{check_slow, enter_slow, finish_slow, leave_slow, precommit_slow};
