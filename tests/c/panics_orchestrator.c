@@ -41,7 +41,9 @@ static int32_t work(void *user, tenure_task task, tenure_error *e) {
   tenure_test_inject(1, 0);
   tenure_task_free(task);
   tenure_test_inject(0, 0);
-  OK(tenure_task_check(task, NULL, err));
+  /* The handle lives. Its run has failed by the first of these panics, and its gate closes as that is recorded. */
+  const int32_t left = tenure_task_check(task, NULL, NULL);
+  CHECK(left == TENURE_OK || left == TENURE_EXPIRED);
   return TENURE_OK;
 }
 

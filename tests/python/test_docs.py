@@ -87,7 +87,7 @@ int main() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (std::chrono::steady_clock::now() < end) {
     auto told = orch->run(*run);
-    if (told && told->find("\"succeeded\"") != std::string::npos) return 0;
+    if (told && told->find("\\"succeeded\\"") != std::string::npos) return 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return 4;

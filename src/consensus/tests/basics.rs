@@ -293,6 +293,7 @@ async fn a_disk_that_was_wiped_copied_or_doubled_is_refused() {
     assert!(rig.execute(leader, SessionId(session.0), Op::RenewSession).await.is_ok());
 }
 
+// I-20.
 #[tokio::test(start_paused = true)]
 async fn i20_no_second_vote_in_a_term_after_a_restart() {
     const TERM: u64 = 1_000;
