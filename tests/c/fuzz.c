@@ -11,8 +11,6 @@
 #define POOL 48
 
 static uint64_t pool[POOL];
-static uint64_t seed;
-static unsigned long calls_each = 3000;
 
 /* Where choices come from: a seed, or bytes, two for each. */
 typedef struct {
@@ -154,6 +152,9 @@ int tenure_fuzz_calls(const uint8_t *data, size_t size) {
 }
 
 #ifndef TENURE_FUZZ_TARGET
+static uint64_t seed;
+static unsigned long calls_each = 3000;
+
 static void *run(void *user) {
   source s = {seed + (uint64_t)(uintptr_t)user, NULL, NULL};
   for (unsigned long i = 0; i < calls_each; i++) call(&s);
