@@ -1,5 +1,7 @@
 /* As panics.c, for the orchestrator's functions: the node is poisoned, and the process lives; a panic in a task's function, or around a handler,
  * fails that task only. Needs a library with the feature `inject`. */
+#include <stdatomic.h>
+
 #include "common.h"
 
 #define POISONS(call)                                                                                  \
@@ -23,13 +25,16 @@
   } while (0)
 
 static volatile int panicking;
+static atomic_int working;
 
+/* What it injects is the process's: a run ends for others before its function returns, so who injects next waits for that. */
 static int32_t work(void *user, tenure_task task, tenure_error *e) {
   (void)user, (void)e;
   tenure_task_info info = TENURE_TASK_INFO_INIT;
   int32_t why;
   size_t needed;
   char buf[64];
+  atomic_fetch_add(&working, 1);
   FAILS(tenure_task_get_info(task, &info, err));
   FAILS(tenure_task_stop(task, 0, &why, err));
   FAILS(tenure_task_check(task, NULL, err));
@@ -44,6 +49,7 @@ static int32_t work(void *user, tenure_task task, tenure_error *e) {
   /* The handle lives. Its run has failed by the first of these panics, and its gate closes as that is recorded. */
   const int32_t left = tenure_task_check(task, NULL, NULL);
   CHECK(left == TENURE_OK || left == TENURE_EXPIRED);
+  atomic_fetch_sub(&working, 1);
   return TENURE_OK;
 }
 
@@ -79,7 +85,8 @@ static void asks(tenure_orchestrator x) {
   OK(tenure_orchestrator_cancel(x, run, text(""), err));
   panicking = 1;
   OK(tenure_orchestrator_set_topology(x, topology, NULL, NULL, err));
-  OK(tenure_orchestrator_put(x, text("{\"id\": \"e\", \"scope\": {\"each_shard\": {}}, \"every_ms\": 1000, \"tasks\": [{\"kind\": \"work\"}]}"), 0, NULL, err));
+  /* Of a kind that nobody has: its runs would call the gate and the function, which are callbacks too. */
+  OK(tenure_orchestrator_put(x, text("{\"id\": \"e\", \"scope\": {\"each_shard\": {}}, \"every_ms\": 1000, \"tasks\": [{\"kind\": \"nobody's\"}]}"), 0, NULL, err));
   EVENTUALLY(says(x, "status", 0, "a panic while a shard was taken"));
   panicking = 0;
   EVENTUALLY(says(x, "status", 0, "{\"count\":1,\"failure\":null}"));
@@ -95,6 +102,7 @@ static void fails(tenure_orchestrator x, uint32_t callbacks) {
   tenure_test_inject(0, callbacks);
   OK(tenure_orchestrator_run_now(x, text("s"), text(""), &run, err));
   EVENTUALLY((tenure_orchestrator_ask(x, text("run"), text(""), run, json, sizeof json, &needed, NULL), strstr(json, "\"failed\"")));
+  EVENTUALLY(atomic_load(&working) == 0);
   tenure_test_inject(0, 0);
 }
 
