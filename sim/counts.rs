@@ -38,13 +38,15 @@ pub enum Fault {
     Eio,
     /// A disk is full.
     Enospc,
-    /// A bit is not what was written.
+    /// A bit of the state's file is not what was written.
     Flip,
+    /// A bit of the log is not.
+    FlipOfLog,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 18] = [
         Fault::Kill,
         Fault::PowerCut,
         Fault::Pause,
@@ -62,6 +64,7 @@ impl Fault {
         Fault::Eio,
         Fault::Enospc,
         Fault::Flip,
+        Fault::FlipOfLog,
     ];
 }
 

@@ -13,6 +13,7 @@ use super::net::Net;
 use super::world::World;
 use crate::base::{Rng, SeededRng, Status};
 use crate::store::crash_disk;
+use crate::store::disk::Disk;
 
 /// A process starts within this, or its disk has failed it.
 const START: Duration = Duration::from_secs(20);
@@ -57,7 +58,11 @@ impl Site {
                 world.counts.done("start refused");
                 if matches!(error.status(), Status::DataCorrupt | Status::DataLost | Status::DataForeign) {
                     // Damage that is named is no harm: that member stays away, as an operator would have it.
-                    assert!(world.counts.of(Fault::Flip) > 0, "I-16: {} refuses a disk without a fault in it: {error}", host.name);
+                    assert!(
+                        world.counts.of(Fault::Flip) + world.counts.of(Fault::FlipOfLog) > 0,
+                        "I-16: {} refuses a disk without a fault in it: {error}",
+                        host.name
+                    );
                     host.lost = Some(error);
                 }
             }
@@ -216,22 +221,31 @@ impl Site {
         }));
     }
 
+    fn flips(&self) -> u64 {
+        self.world.counts.of(Fault::Flip) + self.world.counts.of(Fault::FlipOfLog)
+    }
+
     /// A bit of a machine that is off is not what it was. One machine a run: the others still know everything.
     async fn flip(&mut self, i: usize) {
-        if self.hosts.iter().any(|h| h.lost.is_some()) || self.world.counts.of(Fault::Flip) > 0 {
+        if self.hosts.iter().any(|h| h.lost.is_some()) || self.flips() > 0 {
             return;
         }
-        self.kill(i);
-        self.hosts[i].disk = self.hosts[i].disk.power_cycle();
-        // Of the state. At the end of a log damage cannot be told from a write that was cut short: the store's own tests see to logs.
-        let name = "state.redb";
-        let len = self.hosts[i].disk.content(name).len() as u64;
-        if len > 0 {
-            // Nearer the beginning, where things are.
-            let within = 1 + self.rng.below(len * 8);
+        // At the end of a log that lost power, damage cannot be told from a write that was cut short: logs are damaged where only the process died.
+        let log = self.kill(i) && self.rng.below(2) == 0;
+        let disk = &mut self.hosts[i].disk;
+        *disk = if log { disk.kill_process() } else { disk.power_cycle() };
+        let mut files = disk.list().unwrap();
+        files.retain(|name| if log { name.starts_with("wal-") } else { name == "state.redb" });
+        // The last parts of a log, and of a file the part that is in use.
+        let Some(name) = files.iter().rev().nth(self.rng.below(files.len().clamp(1, 2) as u64) as usize) else { return };
+        let used = disk.content(name).iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        if used > 0 {
+            // A log's newer end, the state's beginning, where things are.
+            let within = 1 + self.rng.below(used * 8);
             let bit = self.rng.below(within);
-            self.hosts[i].disk.flip(name, bit);
-            self.world.counts.add(Fault::Flip);
+            let bit = if log { used * 8 - 1 - bit } else { bit };
+            disk.flip(name, bit);
+            self.world.counts.add(if log { Fault::FlipOfLog } else { Fault::Flip });
             self.world.trace.note(format_args!("bit {bit} of {name} of {} is flipped", self.hosts[i].name));
         }
     }

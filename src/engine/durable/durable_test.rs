@@ -248,7 +248,7 @@ fn what_was_acknowledged_is_there_after_any_power_cut() {
         oracle.seen.clear();
         for life in 0..4u64 {
             let fault = if rng.below(3) == 0 { Fault::Errno(libc::EIO) } else { Fault::PowerCut };
-            sim.disk.plan(rng.below(150), fault);
+            sim.disk.plan(rng.below(200), fault);
             let ended = clients(&mut sim, &mut oracle, &mut rng, 60, seed);
             oracle.cuts += u32::from(ended.is_err());
             if ended.is_err() {

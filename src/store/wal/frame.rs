@@ -9,7 +9,8 @@
 //!
 //! `round` counts syncs: frames that became durable together have the same one, and `group` is where the first of them
 //! starts. That tells a torn write from damage: the frames of one round may be lost in any combination, but a valid frame of
-//! a round proves that everything before its group was synced once.
+//! a round proves that everything before its group was synced once. So that there is one behind the last round too, each sync is
+//! followed by a frame that says no more than that. Nobody waits for it to become durable; a process that is killed leaves it behind.
 
 use crate::base::planted::planted;
 use crate::base::{Error, Result, Status};
@@ -34,11 +35,15 @@ pub(super) enum Kind {
     Next = 5,
     /// The log was closed in good order after entry `index`.
     Close = 6,
+    /// First of a round: what is before it, up to entry `index`, was synced.
+    Synced = 7,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::Entry, Kind::Truncate, Kind::Purge, Kind::Start, Kind::Next, Kind::Close].into_iter().find(|k| *k as u8 == byte)
+        [Kind::Entry, Kind::Truncate, Kind::Purge, Kind::Start, Kind::Next, Kind::Close, Kind::Synced]
+            .into_iter()
+            .find(|k| *k as u8 == byte)
     }
 }
 

@@ -18,13 +18,15 @@ use self::frame::{Frame, Kind, SEGMENT_HEADER, frame_size, get_frame, put_frame}
 use self::segment::{Segment, Slot, Workshop};
 use super::disk::Disk;
 use super::{LogStore, lock};
+use crate::base::planted::planted;
 use crate::base::{Error, Result, Rng, Status};
 
 pub use self::recover::Recovery;
 pub use self::segment::Upkeep;
 
-/// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, a purge, padding.
-const OVERHEAD: usize = SEGMENT_HEADER + 4 * frame::FRAME_HEADER + 16;
+/// Bytes of a segment that are not for records: its header, the first and the last frame, the frame of one record, a purge, the marks that both
+/// were synced, padding.
+const OVERHEAD: usize = SEGMENT_HEADER + 6 * frame::FRAME_HEADER + 16;
 
 /// About how many bytes of entries are read with one call.
 const READ_AT_ONCE: usize = 1 << 20;
@@ -52,6 +54,8 @@ pub struct Wal {
     round: u64,
     /// Where the first frame of this round stands, if there is one.
     group: Option<u32>,
+    /// There is something to sync.
+    unsynced: bool,
     places: VecDeque<Place>,
     first: u64,
     written: u64,
@@ -84,6 +88,7 @@ impl Wal {
             position: SEGMENT_HEADER as u64,
             round: 1,
             group: None,
+            unsynced: false,
             places: VecDeque::new(),
             first: 1,
             written: 0,
@@ -191,20 +196,46 @@ impl Wal {
         let next = self.active()?.number + 1;
         self.stage(Kind::Next, next, &[])?;
         self.flush()?;
-        self.sync()?;
+        // The first frame of the next segment proves it.
+        self.sync_frames()?;
         let ready = lock(&self.workshop.slot).ready.take();
         self.segments.push_back(ready.ok_or_else(|| Error::new(Status::Internal, "no segment was made"))?);
         self.position = SEGMENT_HEADER as u64;
         Ok(())
     }
 
-    /// Whether frames of `size` bytes fit behind what is staged, with room left for the last frame of the segment. Entries leave
-    /// room for a purge too: without any space for another segment it is the way to get some.
+    /// Whether frames of `size` bytes fit behind what is staged, with room left for the mark that they were synced and the last frame of the
+    /// segment. Entries leave room for a purge too: without any space for another segment it is the way to get some.
     fn fits(&self, kind: Kind, size: usize) -> Result<bool> {
         let start = if self.is_at_start() { frame_size(8) } else { 0 };
-        let rest = if matches!(kind, Kind::Entry | Kind::Truncate) { 2 * frame_size(0) } else { frame_size(0) };
+        let rest = match kind {
+            Kind::Entry | Kind::Truncate => 4,
+            Kind::Purge => 2,
+            Kind::Start | Kind::Next | Kind::Close | Kind::Synced => 1,
+        } * frame_size(0);
         let end = self.position as usize + self.buffer.len() + start + size + rest;
         Ok(end as u64 <= self.active()?.size)
+    }
+
+    /// Makes what is written durable.
+    fn sync_frames(&mut self) -> Result<()> {
+        let active = self.active()?;
+        if let Err(e) = active.file.sync() {
+            let name = self.workshop.disk.path().join(active.name());
+            return Err(self.die(Error::io(format_args!("syncing {}", name.display()), &e)));
+        }
+        self.round += 1;
+        (self.group, self.unsynced) = (None, false);
+        Ok(())
+    }
+
+    /// Leaves behind what was synced a mark that it was: damage there is then told from a write that was cut short.
+    fn attest(&mut self) -> Result<()> {
+        if self.is_at_start() || !self.fits(Kind::Synced, frame_size(0))? || planted!("synced-without-mark") {
+            return Ok(());
+        }
+        self.stage(Kind::Synced, self.last_index(), &[])?;
+        self.flush()
     }
 
     fn is_at_start(&self) -> bool {
@@ -245,6 +276,8 @@ impl Wal {
                 self.places.push_back(Place { segment: (active.number - self.base) as u32, at });
             }
         }
+        // Now, for going on in another segment syncs the one before.
+        self.unsynced = true;
         self.flush()
     }
 }
@@ -265,17 +298,11 @@ impl LogStore for Wal {
 
     fn sync(&mut self) -> Result<()> {
         self.alive()?;
-        if self.group.is_none() {
+        if !self.unsynced {
             return Ok(());
         }
-        let active = self.active()?;
-        if let Err(e) = active.file.sync() {
-            let name = self.workshop.disk.path().join(active.name());
-            return Err(self.die(Error::io(format_args!("syncing {}", name.display()), &e)));
-        }
-        self.round += 1;
-        self.group = None;
-        Ok(())
+        self.sync_frames()?;
+        self.attest()
     }
 
     fn truncate_after(&mut self, index: u64) -> Result<()> {
@@ -294,7 +321,7 @@ impl LogStore for Wal {
             return Ok(());
         }
         self.write(Kind::Purge, index, &[&[]])?;
-        self.sync()?;
+        self.sync_frames()?;
         let gone = (index + 1 - self.first).min(self.places.len() as u64);
         self.places.drain(..gone as usize);
         self.first = index + 1;
@@ -302,7 +329,8 @@ impl LogStore for Wal {
         while self.segments.len() > 1 && self.segments.front().is_some_and(|s| s.last_index <= index) {
             slot.retired.extend(self.segments.pop_front());
         }
-        Ok(())
+        drop(slot);
+        self.attest()
     }
 
     fn read(&self, range: RangeInclusive<u64>, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
@@ -361,7 +389,7 @@ impl LogStore for Wal {
     fn close(&mut self) -> Result<()> {
         let last = self.last_index();
         self.write(Kind::Close, last, &[&[]])?;
-        self.sync()?;
+        self.sync_frames()?;
         self.dead = Some(Error::new(Status::Closed, "it was closed"));
         Ok(())
     }

@@ -27,6 +27,8 @@ struct Replay {
     first: u64,
     purged: u64,
     closed: bool,
+    /// The last frame proves that those before it were synced.
+    proven: bool,
 }
 
 impl Replay {
@@ -46,6 +48,7 @@ impl Replay {
     /// Takes a frame in; false when it cannot follow those before it.
     fn take(&mut self, frame: &Frame<'_>, place: Place) -> bool {
         self.closed = frame.kind == Kind::Close;
+        self.proven = matches!(frame.kind, Kind::Close | Kind::Synced);
         match frame.kind {
             Kind::Start => {
                 let Ok(purged) = frame.body.try_into().map(u64::from_le_bytes) else { return false };
@@ -71,7 +74,7 @@ impl Replay {
                 true
             }
             Kind::Next => true,
-            Kind::Close => frame.index + 1 == self.next(),
+            Kind::Close | Kind::Synced => frame.index + 1 == self.next(),
             Kind::Entry | Kind::Truncate => false,
         }
     }
@@ -211,7 +214,7 @@ impl Wal {
                 slot.retired.extend(segments.pop_front());
             }
         }
-        let wal = Wal {
+        let mut wal = Wal {
             workshop,
             salts: Salts(rng),
             segments,
@@ -219,12 +222,16 @@ impl Wal {
             position: end.position as u64,
             round: end.round + 1,
             group: None,
+            unsynced: false,
             places: replay.places,
             first: replay.first,
             written: 0,
             buffer: Vec::new(),
             dead: None,
         };
+        if !replay.proven {
+            wal.attest()?;
+        }
         Ok((wal, Recovery { clean: replay.closed }))
     }
 }

@@ -181,22 +181,30 @@ fn sample(clean: bool) -> (CrashDisk, u64) {
     (disk, i)
 }
 
+fn places(disk: &CrashDisk) -> Vec<Place> {
+    open(disk).unwrap().0.places.iter().copied().collect()
+}
+
 // F34.
 #[test]
 fn damage_in_the_middle_is_refused_and_a_torn_end_is_dropped() {
     let (disk, last) = sample(false);
-    let (wal, _) = open(&disk).unwrap();
-    let places: Vec<Place> = wal.places.iter().copied().collect();
-    drop(wal);
+    {
+        let (mut wal, _) = open(&disk).unwrap();
+        wal.append(last + 1, &[&record(3, last + 1)]).unwrap();
+    }
+    let places = places(&disk.copy());
     let (mut refused, mut dropped) = (0, 0);
     for (n, place) in places.iter().enumerate() {
         let name = format!("wal-{:016x}", 1 + place.segment);
-        let bit = u64::from(place.at) * 8 + 11 * n as u64 % 200;
-        disk.flip(&name, bit);
+        // What is found damaged is not written to, so each has a copy of its own.
+        let disk = disk.copy();
+        disk.flip(&name, u64::from(place.at) * 8 + 11 * n as u64 % 200);
         let opened = open(&disk);
-        if n as u64 + 1 == last {
+        // The last was never synced: it may be a write that was cut short.
+        if n as u64 == last {
             let (wal, recovery) = opened.unwrap();
-            assert_eq!((wal.last_index(), recovery.clean), (last - 1, false));
+            assert_eq!((wal.last_index(), recovery.clean), (last, false));
             dropped += 1;
         } else {
             let e = opened.unwrap_err();
@@ -204,9 +212,69 @@ fn damage_in_the_middle_is_refused_and_a_torn_end_is_dropped() {
             assert!(e.message().contains("/crash-disk/wal-"), "{e}");
             refused += 1;
         }
-        disk.flip(&name, bit);
     }
-    assert_eq!((refused, dropped), (last - 1, 1));
+    assert_eq!((refused, dropped), (last, 1));
+}
+
+// I-16.
+/// Every bit of the last record that was synced, by a process that is killed then: refused by name, never dropped.
+#[test]
+fn damage_in_what_was_synced_last_is_no_torn_write() {
+    for end in ["append", "purge", "truncate", "reopen"] {
+        let disk = CrashDisk::new(5);
+        let mut wal = create(&disk, 5).unwrap();
+        for i in 1..=4 {
+            wal.append(i, &[&record(3, i)]).unwrap();
+            wal.sync().unwrap();
+        }
+        match end {
+            "append" => {}
+            "purge" => wal.purge_upto(2).unwrap(),
+            "truncate" => {
+                wal.truncate_after(3).unwrap();
+                wal.append(4, &[b"another"]).unwrap();
+                wal.sync().unwrap();
+            }
+            _ => {
+                wal.append(5, &[b"not synced, and made durable by the next process"]).unwrap();
+                wal = open(&disk).unwrap().0;
+            }
+        }
+        let place = wal.place(wal.last_index()).unwrap();
+        let (from, to) = (u64::from(place.at), wal.position - frame_size(0) as u64);
+        drop(wal);
+        assert!(to > from);
+        for bit in from * 8..to * 8 {
+            let disk = disk.copy();
+            disk.flip("wal-0000000000000001", bit);
+            let opened = open(&disk).map(|(wal, _)| wal.last_index());
+            // The zeros behind a record are no part of it.
+            assert!(
+                matches!(&opened, Err(e) if e.status() == Status::DataCorrupt) || opened == Ok(4 + u64::from(end == "reopen")),
+                "{end}, bit {bit}: {opened:?}"
+            );
+        }
+    }
+}
+
+/// Nobody waits for the mark behind what was synced: a power cut takes it, and nothing else.
+#[test]
+fn a_sync_is_one_sync_and_a_lost_mark_costs_nothing() {
+    let disk = CrashDisk::new(11);
+    let mut wal = create(&disk, 11).unwrap();
+    wal.append(1, &[b"one"]).unwrap();
+    let before = disk.ops();
+    wal.sync().unwrap();
+    wal.sync().unwrap();
+    assert_eq!(disk.ops() - before, 2, "the sync, and the write of the mark");
+    let (wal, _) = open(&disk.power_cycle()).unwrap();
+    assert_eq!(wal.last_index(), 1);
+    let failing = CrashDisk::new(12);
+    let mut wal = create(&failing, 12).unwrap();
+    wal.append(1, &[b"one"]).unwrap();
+    failing.plan(1, Fault::Errno(libc::EIO));
+    assert_eq!(wal.sync().unwrap_err().status(), Status::Io, "a mark that cannot be written");
+    assert_eq!(wal.append(2, &[b"two"]).unwrap_err().status(), Status::Poisoned);
 }
 
 #[test]
@@ -216,7 +284,7 @@ fn after_a_good_end_no_entry_can_be_taken_for_torn() {
     assert!(recovery.clean);
     let place = wal.places[last as usize - 1];
     drop(wal);
-    disk.flip(&format!("wal-{:016x}", 1 + place.segment), u64::from(place.at) * 8 + 300);
+    disk.flip(&format!("wal-{:016x}", 1 + place.segment), u64::from(place.at) * 8 + 70);
     assert_eq!(open(&disk).unwrap_err().status(), Status::DataCorrupt);
 }
 
