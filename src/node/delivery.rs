@@ -3,17 +3,17 @@
 //! Source of the shape: librdkafka's queue with its three deliveries (callback thread, poll, event file descriptor).
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use once_cell::sync::OnceCell;
 
 use super::event::Event;
 use super::eventfd::EventFd;
+use super::queue::Queue;
 use crate::base::process;
 use crate::base::{Error, Result, Status};
 
@@ -57,15 +57,8 @@ pub(super) enum Mode {
     Fd,
 }
 
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    closed: bool,
-}
-
 struct Shared {
-    queue: Mutex<Queue>,
-    filled: Condvar,
+    queue: Queue<Item>,
     subscriptions: Mutex<Vec<Arc<Subscription>>>,
     /// Given in [`Mode::Fd`]: readable while the queue is not empty.
     fd: Option<EventFd>,
@@ -88,7 +81,7 @@ impl Delivery {
             Mode::Thread => None,
             Mode::Fd => Some(EventFd::new()?),
         };
-        let shared = Shared { queue: Mutex::default(), filled: Condvar::new(), subscriptions: Mutex::default(), fd };
+        let shared = Shared { queue: Queue::new(), subscriptions: Mutex::default(), fd };
         Ok(Delivery { shared: Arc::new(shared), thread: OnceCell::new(), next_id: AtomicU64::new(1) })
     }
 
@@ -158,8 +151,7 @@ impl Delivery {
 
     /// Runs what is queued (on its own thread, or here in [`Mode::Fd`]) and takes nothing more.
     pub(super) fn close(&self) {
-        lock(&self.shared.queue).closed = true;
-        self.shared.filled.notify_all();
+        self.shared.queue.close();
         if let Some(slot) = self.thread.get() {
             let thread = lock(slot).take();
             if let Some(thread) = thread {
@@ -176,58 +168,25 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         // Not joined: the last owner may be the delivery thread itself, or a forked child that has no such thread.
-        lock(&self.shared.queue).closed = true;
-        self.shared.filled.notify_all();
+        self.shared.queue.close();
     }
 }
 
 impl Shared {
     fn push(&self, item: Item) {
-        let mut queue = lock(&self.queue);
-        if queue.closed {
-            drop(queue);
-            // Every accepted submit completes exactly once, even one that ends while the node closes.
-            if let Item::Completion(_) = item {
-                self.run_one(item);
-            }
-            return;
-        }
-        let was_empty = queue.items.is_empty();
-        queue.items.push_back(item);
-        if !was_empty {
-            return;
-        }
-        match &self.fd {
-            Some(fd) => fd.raise(),
-            None => self.filled.notify_one(),
+        let given_back = self.queue.push(item, || self.fd.iter().for_each(EventFd::raise));
+        // Every accepted submit completes exactly once, even one that ends while the node closes.
+        if let Err(item @ Item::Completion(_)) = given_back {
+            self.run_one(item);
         }
     }
 
     fn take(&self) -> Option<Item> {
-        let mut queue = lock(&self.queue);
-        let item = queue.items.pop_front();
-        if queue.items.is_empty()
-            && let Some(fd) = &self.fd
-        {
-            fd.lower();
-        }
-        item
+        self.queue.take(|| self.fd.iter().for_each(EventFd::lower))
     }
 
     fn run(&self) {
-        loop {
-            let item = {
-                let mut queue = lock(&self.queue);
-                loop {
-                    if let Some(item) = queue.items.pop_front() {
-                        break item;
-                    }
-                    if queue.closed {
-                        return;
-                    }
-                    queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                }
-            };
+        while let Some(item) = self.queue.wait() {
             self.run_one(item);
         }
     }

@@ -24,6 +24,9 @@ mod member;
 mod office;
 mod options;
 pub mod orchestrator;
+mod queue;
+#[cfg(test)]
+mod queue_model_test;
 mod session;
 mod simulation;
 mod status;
@@ -31,6 +34,11 @@ mod verbs;
 mod wake;
 mod watch;
 mod watchdog;
+
+/// The locks of `queue`, which has others under the model checker.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
 
 pub use crate::consensus::record_level;
 pub use crate::ledger::WHY_MAX;
