@@ -85,6 +85,7 @@ pub async fn holder(world: Arc<World>, up: Arc<Up>, number: u32, mut rng: Seeded
                 hold(&world, &up, &session, name, token, &by, told, &mut rng).await;
             }
             Err(error) => {
+                world.trace.note(format_args!("{by} {name} {error}"));
                 match error.status() {
                     Status::Held => world.answered(at, |line| line.result = "refused".to_owned()),
                     Status::Timeout | Status::Cancelled => world.undone(at),

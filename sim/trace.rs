@@ -1,6 +1,8 @@
 //! What happened, as one number: the same seed must give the same one (I-36).
 
 use std::fmt::Arguments;
+use std::fs::File;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -10,8 +12,8 @@ struct State {
     start: Instant,
     hash: u64,
     events: u64,
-    /// Written down, when somebody looks for where two runs part.
-    lines: Option<Vec<String>>,
+    /// Written to, when somebody looks for where two runs part, or for what led to a failure.
+    file: Option<File>,
 }
 
 /// The trace of one run. Clones are the same one.
@@ -19,10 +21,10 @@ struct State {
 pub struct Trace(Arc<Mutex<State>>);
 
 impl Trace {
-    /// `TENURE_TRACE=FILE` in the environment has all of it written there in the end.
+    /// `TENURE_TRACE=FILE` in the environment has all of it written there.
     pub fn new() -> Trace {
-        let lines = std::env::var_os("TENURE_TRACE").map(|_| Vec::new());
-        Trace(Arc::new(Mutex::new(State { start: Instant::now(), hash: 0xcbf2_9ce4_8422_2325, events: 0, lines })))
+        let file = std::env::var_os("TENURE_TRACE").map(|path| File::create(path).unwrap());
+        Trace(Arc::new(Mutex::new(State { start: Instant::now(), hash: 0xcbf2_9ce4_8422_2325, events: 0, file })))
     }
 
     /// Virtual time since the beginning, ns.
@@ -38,8 +40,8 @@ impl Trace {
         // FNV-1a.
         state.hash = line.bytes().fold(state.hash, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         state.events += 1;
-        if let Some(lines) = &mut state.lines {
-            lines.push(line);
+        if let Some(file) = &mut state.file {
+            writeln!(file, "{line}").unwrap();
         }
     }
 
@@ -47,13 +49,5 @@ impl Trace {
     pub fn hash(&self) -> (u64, u64) {
         let state = self.0.lock().unwrap();
         (state.hash, state.events)
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        if let (Some(path), Some(lines)) = (std::env::var_os("TENURE_TRACE"), &self.lines) {
-            std::fs::write(path, lines.join("\n")).unwrap();
-        }
     }
 }
