@@ -44,6 +44,7 @@ pub use machine::Observer;
 pub use node::{Access, Consensus, MemberStatus, Parts, Status};
 pub use queue::{Bounds, Done};
 pub use roster::token_digest;
+pub(crate) use serve::elsewhere;
 pub use wire::Lane;
 
 /// As how important a log record is to be taken. What the library below says of its own workings, each election and each heartbeat

@@ -25,6 +25,15 @@ pub(super) fn fatal(error: impl std::fmt::Display) -> Error {
     Error::new(Status::Poisoned, format!("consensus has ended: {error}"))
 }
 
+/// What others hear of an operation that failed here. What is wrong with this member is not wrong with them or with the cluster: they ask
+/// another one, and take what they asked for as in doubt.
+pub(crate) fn elsewhere(error: Error) -> Error {
+    match error.status() {
+        Status::Unavailable | Status::InvalidArgument | Status::Limit | Status::Misuse => error,
+        _ => super::queue::unavailable(format!("that member takes no part any more: {}", error.message())),
+    }
+}
+
 /// Answers one message.
 pub(super) async fn serve(core: Arc<Core>, from: Option<(String, u128)>, body: Bytes) -> Result<Bytes> {
     let (sender, ask, records) = wire::asked(body)?;
@@ -163,7 +172,7 @@ async fn operations(core: &Arc<Core>, ops: Vec<Request>, early: &[bool], timeout
     for told in waiting {
         answers.push(match told.await {
             Ok(Ok(outcome)) => Told::Outcome(outcome),
-            Ok(Err(error)) => Told::Failed((&error).into()),
+            Ok(Err(error)) => Told::Failed((&elsewhere(error)).into()),
             Err(_) => Told::Failed((&Error::from(Status::Unavailable)).into()),
         });
     }

@@ -11,7 +11,7 @@ use super::client_watches::ClientWatches;
 use super::watch::Watches;
 use crate::base::{Error, Result, SessionId, Status};
 use crate::client::{self, Answer, Ask, CALL, MemberInfo, NEWS, News, Order, Query, Told, View};
-use crate::consensus::Access;
+use crate::consensus::{Access, elsewhere};
 use crate::ledger::{Event, Ledger, Outcome, Pattern, Request};
 use crate::net::{self, Connection, Reply, Service};
 
@@ -191,14 +191,6 @@ fn members(member: &Access) -> Result<View> {
         log_end: m.log_end,
     };
     Ok(View::Members(status.term, status.members.iter().cloned().map(row).collect()))
-}
-
-/// What is wrong with this member is not wrong with the cluster: a client asks another one.
-fn elsewhere(error: Error) -> Error {
-    match error.status() {
-        Status::Unavailable | Status::InvalidArgument | Status::Limit | Status::Misuse => error,
-        _ => Error::new(Status::Unavailable, format!("that member takes no part any more: {}", error.message())),
-    }
 }
 
 fn reply(answer: &Answer) -> Result<Bytes> {

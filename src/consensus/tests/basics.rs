@@ -202,8 +202,11 @@ async fn a_broken_disk_ends_the_leader_and_only_it() {
     let session = rig.open_session(0, 60_000).await;
     let leader = rig.leader().await;
     rig.hosts[leader].log.break_it();
+    let handed_on = rig.submit((leader + 1) % 3, session, 0, acquire("other", None, 2));
     let failed = rig.execute(leader, session, acquire("k", None, 1)).await.unwrap_err();
     assert!(failed.status().is(crate::base::status::MAYBE_APPLIED), "{failed}");
+    let failed = handed_on.await.unwrap().unwrap_err();
+    assert_eq!(failed.status(), Status::Unavailable, "in doubt, and no fault of the member that was asked: {failed}");
     eventually("it has ended", || rig.hosts[leader].seen.ended.lock().unwrap().is_some()).await;
     let start = Instant::now();
     let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
