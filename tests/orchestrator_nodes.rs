@@ -287,3 +287,16 @@ fn what_happened_is_counted_by_reason_and_what_waits_is_seen() {
     assert!(of("claim_latency_p99_ms") <= 10 && of("start_lag_p50_ms") <= 1_000, "{status}");
     assert!(status["figures"]["renewal_gap_max_ms"].as_u64().unwrap() >= 4 * SECOND);
 }
+
+#[test]
+fn who_is_dropped_gives_out_no_more_work_and_gets_none() {
+    let mut workers = Workers::new(vec![calm(), calm()]);
+    workers.all[0].put_json(r#"{"id": "s", "scope": "singleton", "every_ms": 1000, "tasks": [{"kind": "work"}]}"#, None).unwrap();
+    assert!(workers.run(5 * SECOND).len() >= 4);
+    let drives = |o: &Orchestrator| o.status().unwrap()["drives"] == json!(true);
+    assert!(drives(&workers.all[0]));
+    drop(workers.all.remove(0));
+    let begun = workers.run(10 * SECOND);
+    assert!(drives(&workers.all[0]));
+    assert!(begun.len() >= 9 && begun.iter().all(|(n, _)| *n == 1), "{begun:?}");
+}

@@ -1,19 +1,18 @@
-//! Giving out work: the copy is brought up to date, what is due is proposed, and the answers are taken.
+//! Giving out work: the copy is brought up to date, what is due is proposed, and the answers are taken when they have come. Nothing here waits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::asked::{Batch, Wish};
 use super::{NS_PER_MS, Shared, lock};
-use crate::base::{Result, SessionId, Token};
+use crate::base::{Result, Token};
 use crate::ledger::orch::{OrchAnswer, OrchOp, Schedule};
-use crate::ledger::{Op, Outcome, Request};
-use crate::node::options::LockOptions;
 use crate::node::session::Session;
 use crate::orchestrator::planner::{Changes, Planner};
 
 /// Whoever holds it gives out work.
-const KEY: &[u8] = b"tenure/orchestrator/driver";
+pub(super) const KEY: &[u8] = b"tenure/orchestrator/driver";
 /// How often somebody who does not hold it looks in its own copy whether it is free, ns.
 const LOOK_NS: u64 = 200 * NS_PER_MS;
 /// How often it asks whatever its copy says, ns.
@@ -28,6 +27,10 @@ const ROUNDS: usize = 16;
 pub(super) struct Driver {
     planner: Option<Planner>,
     token: Option<Token>,
+    /// That it has asked to be the one.
+    wish: Option<Arc<Wish>>,
+    /// Proposals whose answers have not been taken. They go with the lock: what a former holder had proposed is nothing to the next.
+    asked: Option<Batch>,
     looked_ns: Option<u64>,
     tried_ns: Option<u64>,
     /// When it began, and the starts of the present second since.
@@ -41,12 +44,12 @@ impl Driver {
         std::thread::sleep(time);
     }
 
-    /// Gives the lock back.
+    /// Gives the lock back, also one that is granted later.
     pub(super) fn resign(&mut self, session: &Session) {
         if let Some(token) = self.token.take() {
             session.release_later(KEY, token);
         }
-        self.planner = None;
+        (self.wish, self.planner, self.asked) = (None, None, None);
     }
 
     pub(super) fn drives(&self) -> bool {
@@ -61,7 +64,7 @@ impl Driver {
 
 impl Shared {
     /// Whether this node gives out work; it tries to become the one that does.
-    fn elected(&self, driver: &mut Driver, now_ns: u64) -> bool {
+    fn elected(self: &Arc<Self>, driver: &mut Driver, now_ns: u64) -> bool {
         if !self.options.drive {
             return false;
         }
@@ -69,8 +72,28 @@ impl Shared {
             return true;
         }
         if driver.token.take().is_some() {
-            driver.planner = None;
+            (driver.planner, driver.asked) = (None, None);
         }
+        if driver.wish.is_none() && !self.wishes(driver, now_ns) {
+            return false;
+        }
+        let Some(wish) = &driver.wish else { return false };
+        // Alone with it: nobody will answer any more.
+        let (over, answer) = (Arc::strong_count(wish) == 1, wish.take());
+        if !over && answer.is_none() {
+            return false;
+        }
+        driver.token = answer.and_then(Result::ok);
+        driver.wish = None;
+        if driver.token.is_some() {
+            driver.began_ns = now_ns;
+            driver.planner = Some(Planner::new());
+        }
+        driver.token.is_some()
+    }
+
+    /// Asks for the lock, when it is time and it seems to be free. Whether it has.
+    fn wishes(self: &Arc<Self>, driver: &mut Driver, now_ns: u64) -> bool {
         if driver.looked_ns.is_some_and(|at| now_ns < at + LOOK_NS) {
             return false;
         }
@@ -81,15 +104,8 @@ impl Shared {
             return false;
         }
         driver.tried_ns = Some(now_ns);
-        match self.session.try_acquire_token(KEY, &LockOptions { ttl: self.session.state.ttl(), ..LockOptions::default() }) {
-            Ok(token) => {
-                driver.token = Some(token);
-                driver.began_ns = now_ns;
-                driver.planner = Some(Planner::new());
-                true
-            }
-            Err(_) => false,
-        }
+        driver.wish = self.wish();
+        driver.wish.is_some()
     }
 
     /// Gives out work. Returns ns until the next is due.
@@ -105,6 +121,10 @@ impl Shared {
 
     fn drive_round(self: &Arc<Self>) -> u64 {
         let mut driver = lock(&self.driver);
+        // Looked at with the lock held: who resigns for good has closed before.
+        if self.is_closed() {
+            return u64::MAX;
+        }
         let now_ns = self.now().boottime_ns;
         if !self.elected(&mut driver, now_ns) {
             return if self.options.drive { LOOK_NS } else { u64::MAX };
@@ -115,8 +135,26 @@ impl Shared {
         for id in lock(&self.shards).take_heard() {
             planner.look_again(&id);
         }
-        let mut next_ms = None;
-        for _ in 0..ROUNDS {
+        let (mut next_ms, mut rounds) = (None, 0);
+        loop {
+            if let Some(batch) = &driver.asked {
+                let Some((answers, took_ms)) = batch.take() else {
+                    // The last answer rings the bell, where there is somebody to hear it.
+                    return if self.manual { NS_PER_MS } else { LONGEST_NS };
+                };
+                let claimed = |answer: &Result<OrchAnswer>| matches!(answer, Ok(OrchAnswer::Claimed { .. }));
+                driver.second.1 += answers.iter().filter(|answer| claimed(answer)).count() as u64;
+                let ops = driver.asked.take().map(|batch| batch.ops).unwrap_or_default();
+                let follow = self.take_answers(planner, &ops, answers, took_ms);
+                if !follow.is_empty() {
+                    driver.asked = Some(self.propose(follow));
+                    continue;
+                }
+            }
+            if rounds == ROUNDS {
+                break;
+            }
+            rounds += 1;
             let (since, local_ms) = (planner.version(), self.local_ms());
             match self.engine().orch(move |state, clock| Changes::read(state, clock, since, local_ms)) {
                 Ok(changes) => planner.take(changes),
@@ -135,55 +173,36 @@ impl Shared {
             if plan.ops.is_empty() {
                 break;
             }
-            let mut ops = plan.ops;
-            while !ops.is_empty() {
-                let asked_ms = self.local_ms();
-                let answers = self.propose(&ops);
-                let took_ms = self.local_ms().saturating_sub(asked_ms);
-                let (mut follow, mut lost, mut why) = (Vec::new(), 0u64, None);
-                for (op, answer) in ops.iter().zip(answers) {
-                    match answer {
-                        Ok(answer) => {
-                            let mut figures = lock(&self.figures);
-                            figures.answered(word(answer));
-                            if let OrchAnswer::Claimed { .. } = answer {
-                                driver.second.1 += 1;
-                                figures.claims.count(took_ms);
-                            }
-                            drop(figures);
-                            follow.extend(planner.answered(op, answer, wall_ms));
-                        }
-                        Err(error) => {
-                            (lost, why) = (lost + 1, Some(error));
-                            planner.unanswered(op, wall_ms);
-                        }
-                    }
-                }
-                if let Some(error) = why {
-                    tracing::warn!(node = self.session.name(), lost, %error, "proposals had no answer");
-                }
-                ops = follow;
-            }
+            driver.asked = Some(self.propose(plan.ops));
         }
         next_ms.map_or(LONGEST_NS, |ms| if ms <= 0 { NS_PER_MS } else { (ms as u64).saturating_mul(NS_PER_MS) })
     }
 
-    /// Proposes all of them at once and waits for the answers.
-    fn propose(&self, ops: &[OrchOp]) -> Vec<Result<OrchAnswer>> {
-        let mut told = Vec::with_capacity(ops.len());
-        for op in ops {
-            let (tx, rx) = mpsc::sync_channel(1);
-            let request = Request { session: SessionId(0), seq: 0, op: Op::Orch(op.clone()) };
-            self.engine().submit(&request, Box::new(move |answer| drop(tx.send(answer))));
-            told.push(rx);
+    /// Takes the answers to proposals; returns the proposals that follow from them.
+    fn take_answers(&self, planner: &mut Planner, ops: &[OrchOp], answers: Vec<Result<OrchAnswer>>, took_ms: u64) -> Vec<OrchOp> {
+        let wall_ms = self.wall_ms();
+        let (mut follow, mut lost, mut why) = (Vec::new(), 0u64, None);
+        for (op, answer) in ops.iter().zip(answers) {
+            match answer {
+                Ok(answer) => {
+                    let mut figures = lock(&self.figures);
+                    figures.answered(word(answer));
+                    if let OrchAnswer::Claimed { .. } = answer {
+                        figures.claims.count(took_ms);
+                    }
+                    drop(figures);
+                    follow.extend(planner.answered(op, answer, wall_ms));
+                }
+                Err(error) => {
+                    (lost, why) = (lost + 1, Some(error));
+                    planner.unanswered(op, wall_ms);
+                }
+            }
         }
-        let answer = |rx: mpsc::Receiver<Result<Outcome>>| match rx.recv() {
-            Ok(Ok(Outcome::Orch(answer))) => Ok(answer),
-            Ok(Ok(other)) => Err(crate::node::answer::unexpected(other)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(crate::base::Status::Closed.into()),
-        };
-        told.into_iter().map(answer).collect()
+        if let Some(error) = why {
+            tracing::warn!(node = self.session.name(), lost, %error, "proposals had no answer");
+        }
+        follow
     }
 }
 

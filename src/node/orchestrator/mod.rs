@@ -1,8 +1,10 @@
 //! The orchestrator of a node: schedules, handlers, and the two threads that give out work and do it.
 //!
 //! One node at a time gives out work: the holder of a lock. That is for economy only; the ledger judges every proposal, so two
-//! at once start nothing twice. The second thread only sends renewals and waits for nobody.
+//! at once start nothing twice. Neither thread waits for an answer of the ledger: answers come on others, and ring the first one's bell. The second
+//! thread only sends renewals.
 
+mod asked;
 mod context;
 mod drive;
 mod drop_in;
@@ -102,6 +104,14 @@ impl Default for OrchestratorOptions {
     }
 }
 
+/// As whom it takes part: the session, and how many kinds it has named.
+#[derive(Default)]
+struct Joined {
+    known: (SessionId, usize),
+    /// Asked for, and not answered yet.
+    asked: Option<(SessionId, usize)>,
+}
+
 /// The end of a try, on its way to the orchestrator's thread.
 type TaskEnd = (u64, Token, usize, TaskResult);
 
@@ -117,8 +127,7 @@ pub(super) struct Shared {
     /// Calls of gates that have not returned.
     asking: Arc<AtomicU32>,
     shards: Mutex<Shards>,
-    /// The session under which it has joined, and the kinds that it named.
-    joined: Mutex<(SessionId, usize)>,
+    joined: Mutex<Joined>,
     driver: Mutex<Driver>,
     /// In order: those that begin at one instant begin in the order in which they were made, in every run of a simulation.
     runs: Mutex<BTreeMap<(u64, u64), Running>>,
@@ -179,7 +188,9 @@ impl Drop for Shared {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.closed.store(true, SeqCst);
+        if !self.shared.closed.swap(true, SeqCst) {
+            self.shared.leave();
+        }
         self.shared.tell_all(Stop::Closing);
         self.shared.wake.stop();
         self.shared.renewals.stop();
@@ -318,7 +329,7 @@ impl Shared {
 
     fn check(&self) -> Result<()> {
         self.session.core.check()?;
-        if self.closed.load(SeqCst) {
+        if self.is_closed() {
             return Err(Error::new(Status::Closed, "the orchestrator has been closed"));
         }
         Ok(())
@@ -347,19 +358,30 @@ impl Shared {
         }
         self.join();
         let work = self.run_step();
-        let drive = if self.closed.load(SeqCst) { u64::MAX } else { self.drive_step() };
+        let drive = self.drive_step();
         // What was given out to this node just now is begun at once.
         let work = work.min(self.run_step());
         self.renewals.raise();
         work.min(drive)
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
     /// Sees to it that the ledger knows this worker, under its present session.
-    fn join(&self) {
+    fn join(self: &Arc<Self>) {
         let kinds: Vec<String> = lock(&self.handlers).keys().cloned().collect();
         let now = (self.session.id(), kinds.len());
-        if now.0.0 == 0 || kinds.is_empty() || *lock(&self.joined) == now || self.closed.load(SeqCst) {
+        if now.0.0 == 0 || kinds.is_empty() || self.is_closed() {
             return;
+        }
+        {
+            let mut joined = lock(&self.joined);
+            if joined.known == now || joined.asked.is_some() {
+                return;
+            }
+            joined.asked = Some(now);
         }
         let op = OrchOp::Join {
             kinds,
@@ -368,10 +390,34 @@ impl Shared {
             capacity: self.options.capacity,
             now_ms: self.wall_ms(),
         };
-        match self.execute_as(now.0, op) {
-            Ok(OrchAnswer::Done) => *lock(&self.joined) = now,
+        self.ask_ledger(now.0, op, move |shared, answer| shared.has_joined(now, answer));
+    }
+
+    fn has_joined(self: &Arc<Self>, who: (SessionId, usize), answer: Result<OrchAnswer>) {
+        lock(&self.joined).asked = None;
+        match answer {
+            Ok(OrchAnswer::Done) => {
+                lock(&self.joined).known = who;
+                self.wake.raise();
+                if self.is_closed() {
+                    // It has left before it was let in.
+                    self.leave();
+                }
+            }
             Ok(other) => tracing::warn!(node = self.session.name(), ?other, "the ledger does not take this worker"),
             Err(error) => tracing::warn!(node = self.session.name(), %error, "joining as a worker failed"),
+        }
+    }
+
+    /// Takes no more work, and gives out none. Waits for nothing.
+    fn leave(&self) {
+        if !self.works || self.session.core.check().is_err() {
+            return;
+        }
+        lock(&self.driver).resign(&self.session);
+        let session = self.session.id();
+        if session.0 != 0 {
+            self.engine().submit(&Request { session, seq: 0, op: Op::Orch(OrchOp::Leave) }, Box::new(|_| {}));
         }
     }
 
@@ -383,7 +429,7 @@ impl Shared {
 
 impl Orchestrator {
     /// One round, for an orchestrator made with `manual`: gives out what is due, begins and ends runs, sends renewals. Handlers that block are called in
-    /// it. Returns how long until the next round is due.
+    /// it. What the ledger answers later is taken in the next round. Returns how long until that is due.
     pub fn step(&self) -> Duration {
         let shared = &self.0.shared;
         let mut next = shared.step();
