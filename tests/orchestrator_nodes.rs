@@ -300,3 +300,23 @@ fn who_is_dropped_gives_out_no_more_work_and_gets_none() {
     assert!(drives(&workers.all[0]));
     assert!(begun.len() >= 9 && begun.iter().all(|(n, _)| *n == 1), "{begun:?}");
 }
+
+// G1.
+#[test]
+fn an_attempt_that_was_lost_here_is_not_begun_here_again() {
+    let workers = Workers::new(vec![calm()]);
+    workers.put_long("s", json!({"scope": "singleton", "lease_ms": 1000, "lost_retries": 1}));
+    workers.all[0].run_now("s", &RunNow::default()).unwrap();
+    workers.run(50);
+    let (_, first) = workers.longs().remove(0);
+    // Over in the holder's view, and not yet in the ledger's.
+    workers.clock.advance(850_000_000);
+    workers.all[0].step();
+    assert_eq!(first.stop(), Stop::Lost);
+    first.finish(Err("lost".to_owned()));
+    workers.all[0].step();
+    workers.put_long("other", json!({"scope": "singleton"}));
+    workers.run(3 * SECOND);
+    let begun: Vec<u32> = workers.longs().iter().map(|(_, task)| task.attempt()).collect();
+    assert_eq!(begun, [2], "attempts begun after the first was lost");
+}

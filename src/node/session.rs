@@ -416,8 +416,7 @@ impl Session {
         Duration::from_millis(mine.map_or(0, |h| holder_ttl(h.remaining_ms)))
     }
 
-    /// Whether a grant that the node renews is held, in the holder's own view and nobody else's.
-    #[cfg(test)]
+    /// Whether a grant that the node renews is held, in the holder's own view and nobody else's: asks nobody, also when it is lost.
     pub(crate) fn believes(&self, token: Token) -> bool {
         self.check().is_ok() && self.state.grants.remaining_ns(token, Moment::now(&*self.core.clock)).is_some_and(|left| left > 0)
     }

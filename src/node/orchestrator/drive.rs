@@ -68,7 +68,7 @@ impl Shared {
         if !self.options.drive {
             return false;
         }
-        if driver.token.is_some_and(|token| self.session.is_held(KEY, token)) {
+        if driver.token.is_some_and(|token| self.session.believes(token)) {
             return true;
         }
         if driver.token.take().is_some() {

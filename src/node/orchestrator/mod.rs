@@ -15,7 +15,7 @@ mod locked;
 mod runner;
 mod verbs;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -131,8 +131,9 @@ pub(super) struct Shared {
     driver: Mutex<Driver>,
     /// In order: those that begin at one instant begin in the order in which they were made, in every run of a simulation.
     runs: Mutex<BTreeMap<(u64, u64), Running>>,
-    /// Attempts of this session when it was opened: another orchestrator may have begun them, so they are left to run out.
-    others: HashSet<(u64, u64)>,
+    /// Attempts of this session that are not begun here: those that are over, as far as this node is concerned, and those that it had when this was
+    /// opened, which another orchestrator may have begun. What the ledger still has of them runs out.
+    left: Mutex<BTreeSet<(u64, u64)>>,
     /// Whether the session's place is still taken by this one.
     placed: AtomicBool,
     ends: Mutex<Vec<TaskEnd>>,
@@ -235,7 +236,7 @@ impl Session {
             return Err(Error::new(Status::Misuse, format!("{} has an orchestrator already", self.name())));
         }
         let session = self.id();
-        let others = self.core.engine.orch(move |state, _| state.runs_of(session).map(|r| (r.id, r.token.0)).collect()).unwrap_or_default();
+        let left = self.core.engine.orch(move |state, _| state.runs_of(session).map(|r| (r.id, r.token.0)).collect()).unwrap_or_default();
         let shared = Arc::new(Shared {
             session: self.clone(),
             options,
@@ -249,7 +250,7 @@ impl Session {
             joined: Mutex::default(),
             driver: Mutex::default(),
             runs: Mutex::default(),
-            others,
+            left: Mutex::new(left),
             placed: AtomicBool::new(works),
             ends: Mutex::default(),
             locks: Mutex::default(),

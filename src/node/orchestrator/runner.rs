@@ -111,14 +111,15 @@ impl Shared {
         });
         let Ok(Some((version, found))) = found else { return };
         *lock(&self.seen) = version;
-        let mut runs = lock(&self.runs);
+        let (mut runs, mut left) = (lock(&self.runs), lock(&self.left));
+        left.retain(|key| found.iter().any(|f| (f.run, f.token.0) == *key));
         for (key, running) in runs.iter() {
             if running.ended.is_none() && !found.iter().any(|f| (f.run, f.token.0) == *key) {
                 running.attempt.tell(Stop::Lost);
             }
         }
         for f in found {
-            if self.others.contains(&(f.run, f.token.0)) {
+            if left.contains(&(f.run, f.token.0)) {
                 continue;
             }
             match runs.get(&(f.run, f.token.0)) {
@@ -130,6 +131,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// An attempt that has been begun is over here. The ledger, or this node's copy of it, may have it for longer: it is never begun again.
+    fn forget(&self, runs: &mut Runs, key: (u64, u64)) {
+        runs.remove(&key);
+        lock(&self.left).insert(key);
     }
 
     fn adopt(&self, f: Found) -> Running {
@@ -241,7 +248,7 @@ impl Shared {
         }
         if let Some((end, message, sent_ns)) = &mut running.ended {
             if attempt.stop() == Stop::Lost {
-                runs.remove(&key);
+                self.forget(&mut runs, key);
                 return u64::MAX;
             }
             let wait = (*sent_ns + RESEND_NS).saturating_sub(now.boottime_ns);
@@ -268,7 +275,7 @@ impl Shared {
             Next::Over(ok) => {
                 running.ended = Some((end_of(&attempt, ok, running), running.message.clone(), 0));
                 if attempt.stop() == Stop::Lost {
-                    runs.remove(&key);
+                    self.forget(&mut runs, key);
                     return u64::MAX;
                 }
                 drop(runs);
@@ -432,7 +439,7 @@ impl Shared {
             let Some(shared) = weak.upgrade() else { return };
             // Recorded, or another attempt has the run: there is nothing left to say.
             if let Ok(Outcome::Orch(_)) = answer {
-                lock(&shared.runs).remove(&key);
+                shared.forget(&mut lock(&shared.runs), key);
             }
             shared.wake.raise();
         });
