@@ -189,6 +189,8 @@ fn a_run_outlives_its_lease_by_renewals_and_its_time_limit_ends_it() {
     assert!(sim.next_task(sim.now_ms() + 60_000).is_none());
     task.check().unwrap();
     assert_eq!(sim.orchestrator().ask(&OrchQuery::Run(run)).unwrap()["progress"], 0.5);
+    // Every third of 15 s, and once before it begins.
+    assert_eq!(sim.orchestrator().status().unwrap()["counts"]["renewals"], 13);
     assert!(sim.next_task(sim.now_ms() + 61_000).is_none());
     assert_eq!(task.stop(), Stop::TimedOut);
     task.finish(Err("out of time".into()));

@@ -106,6 +106,31 @@ fn cancel_other_starts_only_once_the_old_run_has_stopped() {
 }
 
 #[test]
+fn cancel_other_starts_once_a_deaf_run_is_fenced_off() {
+    let sim = sim();
+    put(&sim, "s", json!({"every_ms": MINUTE, "overlap": "cancel_other", "grace_ms": 10 * SECOND}));
+    let first = sim.next_task(START + MINUTE + SECOND).unwrap();
+    // It is told to stop, and does not.
+    let second = sim.next_task(START + 2 * MINUTE + 30 * SECOND).unwrap();
+    let waited = sim.now_ms() - (START + 2 * MINUTE);
+    assert!((10 * SECOND..11 * SECOND).contains(&waited), "{waited}");
+    assert_eq!((second.tick_ms() as u64 - START, state(&sim, first.run()).as_str()), (2 * MINUTE, "stuck"));
+    assert!(first.check().is_err() && first.save_checkpoint(b"late").is_err() && second.check().is_ok());
+    second.finish(Ok(()));
+}
+
+#[test]
+fn jitter_never_passes_the_next_tick() {
+    let sim = sim();
+    put(&sim, "s", json!({"every_ms": MINUTE, "jitter_ms": 24 * HOUR, "misfire": {"run_all": 10}}));
+    let done = until(&sim, START + 60 * MINUTE - 1);
+    assert_eq!(ticks(&done, MINUTE), (1..60).collect::<Vec<_>>());
+    assert!(done.iter().all(|(_, tick, at)| (*tick..tick + MINUTE).contains(at)), "{done:?}");
+    // Spread over all of it.
+    assert!((10..50).contains(&done.iter().filter(|(_, tick, at)| at - tick < MINUTE / 2).count()), "{done:?}");
+}
+
+#[test]
 fn jitter_is_bounded_and_outlives_an_update() {
     let sim = sim();
     put(&sim, "s", json!({"every_ms": HOUR, "jitter_ms": 30 * MINUTE}));
@@ -119,6 +144,88 @@ fn jitter_is_bounded_and_outlives_an_update() {
     put(&other, "s", json!({"every_ms": HOUR, "jitter_ms": 30 * MINUTE, "priority": 3}));
     again.extend(offsets(&until(&other, START + 24 * HOUR - 1)));
     assert_eq!(first, again);
+}
+
+#[test]
+fn tries_are_apart_as_the_task_says_and_under_one_claim() {
+    for (jitter, lowest) in [(0, 100), (50, 50)] {
+        let sim = sim();
+        let retry = json!({"max": 6, "base_ms": 1_000, "cap_ms": 5_000, "jitter_percent": jitter});
+        put(&sim, "s", json!({"tasks": [{"kind": "a", "retry": retry}]}));
+        let run = sim.orchestrator().run_now("s", &RunNow::default()).unwrap();
+        let (mut at, mut claims) = (Vec::new(), Vec::new());
+        while let Some(task) = sim.next_task(START + MINUTE) {
+            at.push(sim.now_ms());
+            claims.push((task.run(), task.token(), task.attempt(), task.try_number() as usize - claims.len()));
+            task.finish(Err("busy".to_owned()));
+        }
+        claims.dedup();
+        assert_eq!((claims.len(), claims[0].0, claims[0].2, claims[0].3), (1, run, 1, 1));
+        let pauses: Vec<u64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let full = [1_000, 2_000, 4_000, 5_000, 5_000, 5_000];
+        assert_eq!(pauses.len(), full.len(), "jitter {jitter}");
+        // A step of the simulation may come after it.
+        let fits = |(pause, full): (&u64, u64)| (full * lowest / 100..=full + 10).contains(pause);
+        assert!(pauses.iter().zip(full).all(fits), "jitter {jitter}: {pauses:?}");
+        assert_eq!(pauses.iter().zip(full).all(|(pause, full)| *pause >= full), jitter == 0, "{pauses:?}");
+        assert_eq!(state(&sim, run), "failed");
+    }
+}
+
+#[test]
+fn a_try_has_a_time_limit_of_its_own() {
+    let sim = sim();
+    put(&sim, "s", json!({"tasks": [{"kind": "a", "max_runtime_ms": 10 * SECOND}, {"kind": "b", "after": [{"task": "a"}]}]}));
+    let run = sim.orchestrator().run_now("s", &RunNow::default()).unwrap();
+    let task = sim.next_task(START + MINUTE).unwrap();
+    assert!(sim.next_task(START + 9 * SECOND).is_none());
+    assert_eq!(task.stop(), Stop::No);
+    assert!(sim.next_task(START + 11 * SECOND).is_none());
+    assert_eq!(task.stop(), Stop::TimedOut);
+    task.finish(Err("out of time".to_owned()));
+    assert!(sim.next_task(START + 12 * SECOND).is_none());
+    assert_eq!(state(&sim, run), "timed_out");
+}
+
+#[test]
+fn as_many_tasks_at_once_as_the_width_and_those_that_need_a_failed_one_are_skipped() {
+    for (width, at_once) in [(1, 1), (2, 2), (0, 3)] {
+        let sim = sim();
+        put(
+            &sim,
+            "s",
+            json!({"width": width, "tasks": [
+                {"kind": "a"}, {"kind": "b"}, {"kind": "c"},
+                {"kind": "work", "name": "needs-a", "after": [{"task": "a"}]},
+                {"kind": "work", "name": "needs-that", "after": [{"task": "needs-a"}, {"task": "b"}]},
+                {"kind": "work", "name": "in-any-case", "after": [{"task": "needs-that", "done": true}]},
+            ]}),
+        );
+        let run = sim.orchestrator().run_now("s", &RunNow::default()).unwrap();
+        let (mut running, mut most, mut done) = (Vec::new(), 0, Vec::new());
+        loop {
+            running.extend(std::iter::from_fn(|| sim.next_task(sim.now_ms())));
+            most = most.max(running.len());
+            if running.is_empty() {
+                break;
+            }
+            let task: TaskContext = running.remove(0);
+            done.push(task.task().to_owned());
+            task.finish(if task.kind() == "a" { Err("disk full".to_owned()) } else { Ok(()) });
+            if done.len() == 1 {
+                // While it goes on it says what has become of each.
+                running.extend(sim.next_task(sim.now_ms()));
+                let tasks = sim.orchestrator().ask(&OrchQuery::Run(run)).unwrap()["tasks"].clone();
+                let states: Vec<&str> = tasks.as_array().unwrap().iter().map(|t| t["state"].as_str().unwrap()).collect();
+                assert_eq!(states, ["failed", "open", "open", "upstream_failed", "upstream_failed", "open"], "width {width}");
+            }
+        }
+        done.sort();
+        assert_eq!((most, done), (at_once, ["a", "b", "c", "in-any-case"].map(str::to_owned).to_vec()));
+        let line = history(&sim, "s").pop().unwrap();
+        assert_eq!((&line["state"], &line["reason"]), (&json!("failed"), &json!("a: disk full")));
+        assert_eq!(line["tasks"], json!({"a": "failed", "needs-a": "upstream_failed", "needs-that": "upstream_failed"}));
+    }
 }
 
 #[test]
@@ -265,6 +372,47 @@ fn a_civil_time_that_does_not_exist_stops_neither_its_schedule_nor_any_other() {
             assert_eq!((night, hourly), (days, 71), "{gap}, {fold}");
         }
     }
+}
+
+#[test]
+fn force_opens_the_window_and_nothing_else() {
+    let sim = sim();
+    sim.orchestrator().set_budget("disk", 1).unwrap();
+    // From one to two nothing is to run at all.
+    let fields =
+        json!({"windows": [{"from_min": 600, "to_min": 660}], "blackouts": [{"from_min": 60, "to_min": 120}], "budgets": {"disk": 1}});
+    put(&sim, "s", fields);
+    let asked = |force: bool| sim.orchestrator().run_now("s", &RunNow { force, ..RunNow::default() }).unwrap();
+    let plain = asked(false);
+    let begun = |at: u64| until(&sim, at).iter().map(|(_, _, begun)| *begun / MINUTE).collect::<Vec<_>>();
+    assert!(begun(START + MINUTE).is_empty());
+    asked(true);
+    assert_eq!(begun(START + 2 * MINUTE), [1]);
+    assert!(until(&sim, START + 70 * MINUTE).is_empty());
+    asked(true);
+    assert_eq!(begun(START + 5 * HOUR), [120]);
+    // A pause and a budget hold it back as any other.
+    sim.orchestrator().pause(Some("s"), "repair", (START + 6 * HOUR) as i64).unwrap();
+    asked(true);
+    assert_eq!(begun(START + 7 * HOUR), [360]);
+    put(&sim, "other", json!({"budgets": {"disk": 1}}));
+    sim.orchestrator().run_now("other", &RunNow::default()).unwrap();
+    let other = sim.next_task(sim.now_ms()).unwrap();
+    asked(true);
+    assert!(begun(START + 8 * HOUR).is_empty());
+    other.finish(Ok(()));
+    assert_eq!(begun(START + 8 * HOUR + MINUTE), [480]);
+    // The one that was not forced has waited for the window.
+    assert_eq!((state(&sim, plain).as_str(), begun(START + 11 * HOUR)), ("due", vec![600]));
+}
+
+#[test]
+fn a_fixed_rate_counts_from_its_anchor() {
+    let sim = sim();
+    put(&sim, "s", json!({"every_ms": HOUR, "anchor_ms": START - 10 * HOUR + 25 * MINUTE}));
+    assert_eq!(ticks(&until(&sim, START + 4 * HOUR), MINUTE), [25, 85, 145, 205]);
+    let fires = sim.orchestrator().next_fires("s", None, 2).unwrap();
+    assert_eq!(fires, [265, 325].map(|minute| (START + minute * MINUTE) as i64));
 }
 
 #[test]

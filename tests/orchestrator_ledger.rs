@@ -14,6 +14,8 @@ const OPEN: View = View::Open { until_ms: i64::MAX };
 
 struct World {
     ledger: Ledger,
+    term: u64,
+    boot: u64,
     now: u64,
     index: u64,
     workers: Vec<SessionId>,
@@ -22,7 +24,7 @@ struct World {
 impl World {
     /// With three workers: one that can do everything once at a time, one of an old version, one without handlers for it.
     fn new() -> World {
-        let mut world = World { ledger: Ledger::new(Params::default()), now: 0, index: 0, workers: Vec::new() };
+        let mut world = World { ledger: Ledger::new(Params::default()), term: 1, boot: 1, now: 0, index: 0, workers: Vec::new() };
         for (n, (kind, version)) in [("work", 2), ("work", 1), ("other", 2)].into_iter().enumerate() {
             let open = Op::OpenSession { nonce: n as u128 + 1, name: format!("n{n}"), ttl_ms: 60_000 };
             let Outcome::Session { id, .. } = world.request(SessionId(0), open) else { panic!("no session") };
@@ -35,9 +37,10 @@ impl World {
 
     fn request(&mut self, session: SessionId, op: Op) -> Outcome {
         self.index += 1;
-        let entry = Entry { stamp: Stamp { term: 1, boot: 1, ticks_ms: self.now }, ops: vec![Request { session, seq: 0, op }] };
+        let entry =
+            Entry { stamp: Stamp { term: self.term, boot: self.boot, ticks_ms: self.now }, ops: vec![Request { session, seq: 0, op }] };
         let (mut outcomes, mut events) = (Vec::new(), Vec::new());
-        self.ledger.apply(LogId { term: 1, index: self.index }, &entry, &mut outcomes, &mut events);
+        self.ledger.apply(LogId { term: self.term, index: self.index }, &entry, &mut outcomes, &mut events);
         outcomes[0]
     }
 
@@ -87,7 +90,7 @@ fn every_obstacle_is_found_in_the_entry_that_claims() {
         (Claim { schedule: "none".to_owned(), ..good.clone() }, OrchAnswer::StaleRevision { current: 0 }),
         (Claim { revision: revision + 1, ..good.clone() }, OrchAnswer::StaleRevision { current: revision }),
         (Claim { tick_ms: hour + 1, ..good.clone() }, OrchAnswer::Invalid(OrchFault::Future)),
-        (Claim { tick_ms: START, ..good.clone() }, OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0) }),
+        (Claim { tick_ms: START, ..good.clone() }, OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0), since_ms: 0 }),
         (Claim { from_ms: START, ..good.clone() }, OrchAnswer::OtherMark { mark_ms: i64::MIN }),
         (Claim { view: View::Outside { until_ms: 7 }, ..good.clone() }, OrchAnswer::OutsideWindow { until_ms: 7 }),
         (Claim { view: View::Blackout { until_ms: 7 }, ..good.clone() }, OrchAnswer::Blackout { until_ms: 7 }),
@@ -110,7 +113,8 @@ fn every_obstacle_is_found_in_the_entry_that_claims() {
     let claimed = world.propose(good.clone());
     let OrchAnswer::Claimed { run, token, attempt: 1, .. } = claimed else { panic!("{claimed:?}") };
     let by = world.workers[0];
-    assert_eq!(world.propose(good), OrchAnswer::AlreadyClaimed { run, token, by });
+    let since_ms = good.now_ms;
+    assert_eq!(world.propose(good), OrchAnswer::AlreadyClaimed { run, token, by, since_ms });
     // The worker takes one run at a time.
     let claim = world.claim("t", second, 0, 1);
     assert_eq!(world.propose(claim.clone()), OrchAnswer::NoEligibleNode);
@@ -164,6 +168,38 @@ fn as_many_targets_at_once_as_are_allowed() {
         world.end(claimed);
         let claimed = world.propose(two);
         world.end(claimed);
-        assert_eq!(world.orch(OrchOp::Remove { schedule: "s".to_owned(), expected: Some(revision) }), OrchAnswer::Done);
+        let remove = |expected| OrchOp::Remove { schedule: "s".to_owned(), expected };
+        assert_eq!(world.orch(remove(Some(revision + 1))), OrchAnswer::StaleRevision { current: revision });
+        assert_eq!(world.orch(remove(Some(revision))), OrchAnswer::Done);
+        assert_eq!(world.orch(remove(Some(revision))), OrchAnswer::StaleRevision { current: 0 });
     }
+}
+
+#[test]
+fn what_remains_of_a_lease_survives_a_change_of_the_leader() {
+    let mut world = World::new();
+    let revision = world.put("s", json!({"lease_ms": 15_000, "lost_retries": 1}));
+    world.now = 1_000;
+    let claim = world.claim("s", revision, 0, 1);
+    let claimed = world.propose(claim);
+    let OrchAnswer::Claimed { run, token, .. } = claimed else { panic!("{claimed:?}") };
+    let holds = |world: &World| world.ledger.orch(|state| state.run(run).unwrap().token == token);
+    for now in (2_000..=11_000).step_by(1_000) {
+        world.now = now;
+        world.request(SessionId(0), Op::Tick);
+    }
+    // Two elections: however long they took, and whatever the new leaders' own counts are, 5 s of 15 are left.
+    for (term, boot, ticks) in [(2, 7, 900_000), (3, 8, 50)] {
+        (world.term, world.boot, world.now) = (term, boot, ticks);
+        world.request(SessionId(0), Op::Tick);
+        assert!(holds(&world), "term {term}");
+    }
+    for (passed, lives) in [(2_000, true), (4_000, true), (4_990, true), (5_010, false)] {
+        world.now = 50 + passed;
+        world.request(SessionId(0), Op::Tick);
+        assert_eq!(holds(&world), lives, "{passed} ms later");
+    }
+    // Whoever had it is refused and counted.
+    assert!(matches!(world.orch(OrchOp::Renew { run, token, progress: 0 }), OrchAnswer::StaleToken { .. }));
+    assert_eq!(world.ledger.orch(|state| (state.counts().lost, state.counts().stale_tokens)), (1, 1));
 }

@@ -1,93 +1,18 @@
 //! Several workers of one ledger, in virtual time: who gets what, how many at once, and whom a clock deceives.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod orchestrator_support;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenure::base::rng::SeededRng;
-use tenure::base::{Clock, Config, Status, VirtualClock};
-use tenure::ledger::orch::{OrchQuery, Schedule};
-use tenure::node::orchestrator::{Handler, Orchestrator, OrchestratorOptions, RunNow, Stop, TaskContext};
-use tenure::node::{Env, Node};
+use tenure::base::{Clock, Status};
+use tenure::ledger::orch::Schedule;
+use tenure::node::orchestrator::{Orchestrator, OrchestratorOptions, RunNow, Stop, TaskContext};
 
-/// 2026-01-01T00:00:00Z.
-const START: u64 = 1_767_225_600_000;
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
-
-/// Several workers of one ledger, moved by hand.
-struct Workers {
-    clock: VirtualClock,
-    node: Node,
-    all: Vec<Orchestrator>,
-    begun: Arc<Mutex<Vec<(usize, String)>>>,
-    /// Runs of the kind `long`, until somebody ends them.
-    long: Arc<Mutex<Vec<(usize, TaskContext)>>>,
-}
-
-impl Workers {
-    fn new(options: Vec<OrchestratorOptions>) -> Workers {
-        let clock = VirtualClock::new(START * 1_000_000);
-        let mut config = Config::new();
-        config.set("session_ttl_ms", "3600000").unwrap();
-        config.set("memory_shards", "1").unwrap();
-        let env = Env { clock: Arc::new(clock.clone()), rng: Box::new(SeededRng::new(1)), manual: true };
-        let node = Node::open_with(&config, env).unwrap();
-        let begun: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
-        let long: Arc<Mutex<Vec<(usize, TaskContext)>>> = Arc::default();
-        let mut all = Vec::new();
-        for (n, options) in options.into_iter().enumerate() {
-            let session = node.open_session(&format!("w{n}"), Duration::from_secs(3600)).unwrap();
-            let orchestrator = session.orchestrator(options, true).unwrap();
-            let told = begun.clone();
-            let handler = move |context: &TaskContext| {
-                told.lock().unwrap().push((n, context.schedule().to_owned()));
-                Ok(())
-            };
-            orchestrator.register("work", Handler::Blocking(Arc::new(handler))).unwrap();
-            let kept = long.clone();
-            let keep = move |context: TaskContext| kept.lock().unwrap().push((n, context));
-            orchestrator.register("long", Handler::Deferred(Arc::new(keep))).unwrap();
-            all.push(orchestrator);
-        }
-        Workers { clock, node, all, begun, long }
-    }
-
-    fn run(&self, ms: u64) -> Vec<(usize, String)> {
-        let end = self.clock.monotonic_ns() + ms * 1_000_000;
-        while self.clock.monotonic_ns() < end {
-            self.node.step();
-            for orchestrator in &self.all {
-                orchestrator.step();
-            }
-            self.clock.advance(10_000_000);
-        }
-        std::mem::take(&mut *self.begun.lock().unwrap())
-    }
-
-    /// Puts a schedule of one task of the kind `long`, with these fields besides.
-    fn put_long(&self, id: &str, fields: Value) {
-        let mut schedule = json!({"id": id, "tasks": [{"kind": "long"}]});
-        schedule.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        self.all[0].put_json(&schedule.to_string(), None).unwrap();
-    }
-
-    /// Runs of `long` that have begun since the last call.
-    fn longs(&self) -> Vec<(usize, TaskContext)> {
-        std::mem::take(&mut *self.long.lock().unwrap())
-    }
-
-    fn history(&self, id: &str) -> Vec<Value> {
-        let lines = self.all[0].ask(&OrchQuery::History { schedule: id.to_owned(), limit: 100 }).unwrap();
-        lines.as_array().unwrap().clone()
-    }
-}
-
-fn calm() -> OrchestratorOptions {
-    OrchestratorOptions { ramp_up: Duration::ZERO, ..OrchestratorOptions::default() }
-}
+use self::orchestrator_support::{MINUTE, SECOND, START, Workers, calm};
 
 #[test]
 fn labels_and_versions_choose_the_worker() {
@@ -106,11 +31,80 @@ fn labels_and_versions_choose_the_worker() {
     put("new", json!({"min_version": 2, "requires": {"disk": "ssd"}}));
     put("hdd", json!({"requires": {"disk": "hdd"}}));
     put("newer", json!({"min_version": 3}));
+    // A kind of task that an old version does another way.
+    for n in 0..8 {
+        put(&format!("task{n}"), json!({"tasks": [{"kind": "work"}, {"kind": "work", "name": "second", "min_version": 2}]}));
+    }
     let begun = workers.run(10 * SECOND);
     let of = |id: &str| begun.iter().filter(|(_, s)| s == id).map(|(n, _)| *n).collect::<Vec<_>>();
     assert!(of("new").len() >= 9 && of("new").iter().all(|n| *n == 2), "{begun:?}");
     assert!(of("hdd").len() >= 9 && of("hdd").iter().all(|n| *n == 1), "{begun:?}");
     assert!(of("newer").is_empty());
+    for n in 0..8 {
+        let of = of(&format!("task{n}"));
+        assert!(of.len() >= 10 && !of.contains(&0), "{begun:?}");
+    }
+}
+
+#[test]
+fn the_least_loaded_does_it_where_the_schedule_says_so() {
+    for (placement, even) in [("least_loaded", true), ("rendezvous", false)] {
+        let workers = Workers::new(vec![calm(), calm(), calm()]);
+        workers.run(SECOND);
+        for n in 0..30 {
+            workers.put_long(&format!("s{n}"), json!({"scope": "singleton", "placement": placement}));
+            workers.ask(&format!("s{n}"));
+        }
+        // Also those that are given out in one plan.
+        workers.run(SECOND);
+        let mut counts = [0; 3];
+        workers.longs().iter().for_each(|(node, _)| counts[*node] += 1);
+        assert_eq!((counts == [10, 10, 10], counts.iter().sum::<i32>()), (even, 30), "{placement}: {counts:?}");
+    }
+}
+
+#[test]
+fn who_needs_a_budget_and_a_worker_is_not_passed_for_ever_by_those_who_need_one_of_them() {
+    let able = |what: &str| BTreeMap::from([(what.to_owned(), "yes".to_owned())]);
+    let workers = Workers::new(vec![
+        OrchestratorOptions { labels: able("pinned"), capacity: 1, ..calm() },
+        OrchestratorOptions { labels: able("other"), ..calm() },
+    ]);
+    workers.run(SECOND);
+    workers.all[0].set_budget("disk", 1).unwrap();
+    let singleton = |fields: Value| {
+        let mut all = json!({"scope": "singleton"});
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        all
+    };
+    workers.put_long("room", singleton(json!({"requires": {"pinned": "yes"}, "priority": 255})));
+    workers.put_long("disk", singleton(json!({"requires": {"other": "yes"}, "priority": 255, "budgets": {"disk": 1}})));
+    workers.put_long("both", singleton(json!({"requires": {"pinned": "yes"}, "budgets": {"disk": 1}})));
+    let mut running = Vec::new();
+    for id in ["room", "disk"] {
+        workers.ask(id);
+        workers.run(SECOND);
+        running.extend(workers.longs());
+    }
+    assert_eq!(running.len(), 2);
+    workers.ask("both");
+    let asked = workers.clock.monotonic_ns();
+    let waited_s = || (workers.clock.monotonic_ns() - asked) / 1_000_000_000;
+    // At no moment are both there.
+    let waited_s = loop {
+        assert!(waited_s() < 600, "passed for ever");
+        if !running.is_empty() {
+            let (_, one): (usize, TaskContext) = running.remove(0);
+            workers.ask(one.schedule());
+            one.finish(Ok(()));
+        }
+        workers.run(2 * SECOND);
+        running.extend(workers.longs());
+        if running.iter().any(|(_, context)| context.schedule() == "both") {
+            break waited_s();
+        }
+    };
+    assert!((256..280).contains(&waited_s), "{waited_s}");
 }
 
 #[test]
@@ -151,6 +145,7 @@ fn ten_a_second_for_half_a_minute_is_the_default() {
 #[test]
 fn each_node_does_its_part_as_many_at_once_as_are_allowed() {
     for (scope, at_once) in [
+        (json!({}), 1),
         (json!({"max_parallel": 1}), 1),
         (json!({"max_parallel": 3}), 3),
         (json!({"max_parallel": 0}), 5),
@@ -176,6 +171,34 @@ fn each_node_does_its_part_as_many_at_once_as_are_allowed() {
             workers.run(30);
         }
         assert_eq!((done.len(), most), (5, at_once), "{scope}");
+    }
+}
+
+#[test]
+fn each_shard_is_done_by_one_of_its_nodes_as_many_at_once_as_are_allowed() {
+    for (scope, at_once) in [(json!({}), 6), (json!({"max_parallel": 1}), 1), (json!({"max_parallel": 4}), 4)] {
+        let workers = Workers::new((0..3).map(|_| calm()).collect());
+        // Each shard has two replicas: only one of them does it.
+        let owners = |shard: usize| vec![format!("w{}", shard % 3), format!("w{}", (shard + 1) % 3)];
+        let shards: Vec<_> = (0..6).map(|shard| (format!("shard{shard}"), owners(shard))).collect();
+        for orchestrator in &workers.all {
+            let shards = shards.clone();
+            orchestrator.set_topology(Some(Arc::new(move |_: &Schedule| Ok(shards.clone())))).unwrap();
+        }
+        workers.run(SECOND);
+        workers.put_long("s", json!({"scope": {"each_shard": scope}, "every_ms": 10 * MINUTE}));
+        let (mut running, mut done, mut most) = (Vec::new(), BTreeSet::new(), 0);
+        workers.run(10 * MINUTE + SECOND);
+        loop {
+            running.extend(workers.longs());
+            most = most.max(running.len());
+            let Some((node, context)): Option<(usize, TaskContext)> = running.pop() else { break };
+            let shard = shards.iter().find(|(name, _)| name == context.target()).unwrap();
+            assert!(shard.1.contains(&format!("w{node}")) && done.insert(shard.0.clone()), "{scope}: {} at {node}", shard.0);
+            context.finish(Ok(()));
+            workers.run(SECOND);
+        }
+        assert_eq!((done.len(), most), (6, at_once), "{scope}");
     }
 }
 
@@ -220,22 +243,12 @@ fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_lease() {
         assert_eq!((context.stop(), workers.longs().len()), (Stop::No, 0));
     }
     // Its node sends nothing any more: the run is another's after the lease, whatever the wall clock says.
-    let others = |ms: u64| {
-        let end = workers.clock.monotonic_ns() + ms * 1_000_000;
-        while workers.clock.monotonic_ns() < end {
-            workers.node.step();
-            for (_, other) in workers.all.iter().enumerate().filter(|(n, _)| *n != holder) {
-                other.step();
-            }
-            workers.clock.advance(10_000_000);
-        }
-    };
-    others(5 * SECOND);
+    workers.run_without(holder, 5 * SECOND);
     wall(7_200_000);
-    others(4 * SECOND);
+    workers.run_without(holder, 4 * SECOND);
     assert!(workers.longs().is_empty());
     wall(-10_800_000);
-    others(8 * SECOND);
+    workers.run_without(holder, 8 * SECOND);
     let (next, again) = workers.longs().pop().unwrap();
     assert_eq!((next, again.run(), again.attempt()), (3 - holder, run, 2));
     assert!(again.token() > context.token());

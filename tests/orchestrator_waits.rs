@@ -123,6 +123,93 @@ fn who_needs_much_is_passed_for_a_while_and_then_no_more() {
     assert!(passed >= 20 && (256 * SECOND..300 * SECOND).contains(&waited), "passed {passed} times, {waited} ms");
 }
 
+/// Somebody waits for `id` while, of those that stand in its way, one is always at work and the next of it waits already. After how long it begins, ms.
+fn waits_behind(sim: &Simulation, id: &str, others: &[&str]) -> u64 {
+    let mut running = Vec::new();
+    for other in others {
+        ask(sim, other);
+        running.push(now(sim).unwrap());
+        assert_eq!(running.last().unwrap().schedule(), *other);
+        quiet(sim, 5 * SECOND);
+    }
+    let asked = sim.now_ms();
+    if id != "often" {
+        ask(sim, id);
+    }
+    while sim.now_ms() < asked + 20 * MINUTE {
+        if !running.is_empty() {
+            let one: TaskContext = running.remove(0);
+            ask(sim, one.schedule());
+            one.finish(Ok(()));
+        }
+        while let Some(task) = now(sim) {
+            if task.schedule() == id {
+                let waited = sim.now_ms() - asked;
+                task.finish(Ok(()));
+                return waited;
+            }
+            running.push(task);
+        }
+        quiet(sim, 5 * SECOND);
+    }
+    panic!("{id} was passed for {} s", (sim.now_ms() - asked) / SECOND);
+}
+
+#[test]
+fn who_needs_several_budgets_is_not_passed_for_ever_by_those_who_need_one_of_them() {
+    let sim = sim();
+    for (id, budgets) in [("a", json!({"cpu": 1})), ("b", json!({"disk": 1})), ("c", json!({"net": 1}))] {
+        sim.orchestrator().set_budget(budgets.as_object().unwrap().keys().next().unwrap(), 1).unwrap();
+        put(&sim, id, json!({"budgets": budgets, "priority": 255}));
+    }
+    put(&sim, "all", json!({"budgets": {"cpu": 1, "disk": 1, "net": 1}}));
+    // At no moment are two of them free.
+    let waited = waits_behind(&sim, "all", &["a", "b", "c"]);
+    assert!((256 * SECOND..300 * SECOND).contains(&waited), "{waited}");
+    // The others go on, and nothing is kept for anybody.
+    let mut begun: Vec<String> = std::iter::from_fn(|| now(&sim)).map(|task| task.schedule().to_owned()).collect();
+    begun.sort();
+    assert_eq!(begun, ["a", "b", "c"]);
+}
+
+#[test]
+fn what_is_kept_for_who_waits_is_free_again_when_that_one_gives_up() {
+    let sim = sim();
+    sim.orchestrator().set_budget("disk", 1).unwrap();
+    sim.orchestrator().set_budget("net", 1).unwrap();
+    put(&sim, "holder", json!({"budgets": {"net": 1}}));
+    put(&sim, "both", json!({"budgets": {"disk": 1, "net": 1}}));
+    put(&sim, "small", json!({"budgets": {"disk": 1}, "priority": 255}));
+    ask(&sim, "holder");
+    let holder = now(&sim).unwrap();
+    let both = ask(&sim, "both");
+    quiet(&sim, 255 * SECOND);
+    // Until the bound whatever fits goes.
+    ask(&sim, "small");
+    now(&sim).unwrap().finish(Ok(()));
+    quiet(&sim, 2 * SECOND);
+    ask(&sim, "small");
+    quiet(&sim, MINUTE);
+    assert_eq!(sim.orchestrator().status().unwrap()["waiting"], json!({"budget disk": 1, "budget net": 1}));
+    sim.orchestrator().cancel(both, "not needed").unwrap();
+    assert_eq!(now(&sim).unwrap().schedule(), "small");
+    holder.finish(Ok(()));
+}
+
+#[test]
+fn a_schedule_that_is_due_often_waits_no_longer_for_that() {
+    let sim = sim();
+    sim.orchestrator().set_budget("disk", 2).unwrap();
+    for id in ["small1", "small2"] {
+        put(&sim, id, json!({"budgets": {"disk": 1}, "priority": 255}));
+    }
+    // Each of its ticks takes the place of the one before, which is missed; the waiting is that of all of them.
+    put(&sim, "often", json!({"every_ms": 7 * SECOND, "budgets": {"disk": 2}}));
+    let waited = waits_behind(&sim, "often", &["small1", "small2"]);
+    assert!((200 * SECOND..300 * SECOND).contains(&waited), "{waited}");
+    assert!(sim.orchestrator().status().unwrap()["counts"]["missed"].as_u64().unwrap() > 30);
+}
+
 #[test]
 fn a_queue_of_runs_goes_on_without_a_pause_and_asks_for_each_once() {
     let sim = sim();

@@ -383,7 +383,7 @@ class Orchestrator:
         params: Any = None,
     ) -> int:
         """Asks for a run, from any node; returns its number. With one ``key`` it is one run, however often it is asked for.
-        ``force``: windows and blackouts are of no account.
+        ``force``: windows are of no account (blackouts, pauses, overlap, budgets and locks are).
         """
         text = params if params is None or isinstance(params, str) else json.dumps(params)
         return self._core.run_now(schedule_id, target, key, force, None if tick is None else _ms("tick", tick), text)

@@ -310,7 +310,7 @@ pub unsafe extern "C" fn tenure_orchestrator_set_budget(
 /// Asks for a run now, from any node. It is made at once, and started by whoever can do it.
 ///
 /// Parameters: orchestrator; schedule - its id; how - JSON, or empty: `{"target": "", "key": "", "force": false, "tick_ms": null, "params": null}`; with
-/// one key it is one run, however often it is asked for; force: windows and blackouts are of no account; out_run - where its number goes;
+/// one key it is one run, however often it is asked for; force: windows are of no account (blackouts, pauses, overlap, budgets and locks are); out_run - where its number goes;
 /// err - or NULL.
 /// Returns: as tenure_orchestrator_remove(). Memory: nothing of the caller's is kept. Threads: any; waits for the disk, or the cluster. Since: 0.1.
 #[unsafe(no_mangle)]

@@ -1,7 +1,9 @@
 //! Which worker gets a run.
 
+use std::cmp::Reverse;
+
 use crate::base::SessionId;
-use crate::ledger::orch::{Schedule, Worker};
+use crate::ledger::orch::{Placement, Schedule, Worker};
 
 use super::calendar::hash;
 
@@ -25,14 +27,16 @@ impl Ask<'_> {
     }
 }
 
-/// The worker for a run, by its place among `workers`: of those that can and have `room`, the one with the largest share in the lot of
-/// schedule and target (rendezvous hashing, Thaler and Ravishankar 1998), so that a run goes where its last one was, and only the runs
-/// of a worker that leaves move. One without room passes it on to the next.
-pub fn place(workers: &[Worker], ask: &Ask<'_>, room: impl Fn(usize) -> bool) -> Option<usize> {
-    let able = workers.iter().enumerate().filter(|(at, w)| room(*at) && ask.suits(w));
+/// The worker for a run, by its place among `workers`: of those that can and have room (`load` tells how many runs one of those has, and `None`
+/// for the others) the one with the largest share in the lot of schedule and target (rendezvous hashing, Thaler and Ravishankar 1998), so that
+/// a run goes where its last one was, and only the runs of a worker that leaves move. One without room passes it on to the next. With
+/// [`Placement::LeastLoaded`] the one that has the fewest runs, and of several such the one with the largest share.
+pub fn place(workers: &[Worker], ask: &Ask<'_>, load: impl Fn(usize) -> Option<u32>) -> Option<usize> {
+    let able = workers.iter().enumerate().filter_map(|(at, w)| load(at).filter(|_| ask.suits(w)).map(|load| (at, w, load)));
+    let counts = |load: u32| if ask.schedule.placement == Placement::LeastLoaded { load } else { 0 };
     // Two sessions of one name: the younger one is the living one.
     let share = |w: &Worker| (hash(&[ask.schedule.id.as_bytes(), ask.target.as_bytes(), w.name.as_bytes()]), w.session);
-    able.max_by_key(|(_, w)| (Some(w.session) != ask.lost_by, share(w))).map(|(at, _)| at)
+    able.max_by_key(|(_, w, load)| (Some(w.session) != ask.lost_by, Reverse(counts(*load)), share(w))).map(|(at, ..)| at)
 }
 
 #[cfg(test)]
@@ -57,7 +61,7 @@ mod tests {
             |n: u32| Schedule { id: format!("s{n}"), tasks: vec![Task { kind: "t".to_owned(), ..Task::default() }], ..Schedule::default() };
         let at = |workers: &[Worker], s: &Schedule, only: Option<&[String]>, lost_by: Option<SessionId>| {
             let ask = Ask { schedule: s, target: "", only, lost_by };
-            place(workers, &ask, |_| true).map(|at| workers[at].session)
+            place(workers, &ask, |_| Some(0)).map(|at| workers[at].session)
         };
         let mut counts = [0; 6];
         for n in 0..1000 {
@@ -78,7 +82,12 @@ mod tests {
         // One without room passes it on.
         let full = all.iter().position(|w| Some(w.session) == first);
         let ask = Ask { schedule: &schedule(0), target: "", only: None, lost_by: None };
-        assert_eq!(place(&all, &ask, |at| Some(at) != full).map(|at| all[at].session), second);
-        assert_eq!(place(&all, &ask, |_| false), None);
+        assert_eq!(place(&all, &ask, |at| (Some(at) != full).then_some(0)).map(|at| all[at].session), second);
+        assert_eq!(place(&all, &ask, |_| None), None);
+        // Where the load counts it goes before the share, and where it does not it is of no account.
+        let busy = |at| Some(u32::from(Some(at) == full));
+        assert_eq!(place(&all, &ask, busy).map(|at| all[at].session), first);
+        let least = Schedule { placement: Placement::LeastLoaded, ..schedule(0) };
+        assert_eq!(place(&all, &Ask { schedule: &least, ..ask }, busy).map(|at| all[at].session), second);
     }
 }

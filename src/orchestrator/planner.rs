@@ -138,11 +138,13 @@ impl Planner {
             let id = copy.definition.id.clone();
             let old = self.copies.remove(&id);
             self.leave(old.as_ref());
-            copy.calendar = match old.filter(|old| old.revision == copy.revision) {
-                Some(old) => old.calendar,
-                // A definition that this build cannot read, from a node with other zone data, waits for one that can.
-                None => Calendar::new(&copy.definition).ok().map(Arc::new),
+            let (calendar, waited) = match old {
+                Some(old) => ((old.revision == copy.revision).then_some(old.calendar), old.waited),
+                None => (None, BTreeMap::new()),
             };
+            copy.waited = waited;
+            // A definition that this build cannot read, from a node with other zone data, waits for one that can.
+            copy.calendar = calendar.unwrap_or_else(|| Calendar::new(&copy.definition).ok().map(Arc::new));
             self.given.retain(|(of, ..)| *of != id);
             self.homes.extend(copy.runs.iter().map(|r| (r.run, id.clone())));
             self.look(&id, i64::MIN);
@@ -314,9 +316,12 @@ impl Planner {
     /// The copy will show it; until then it is reckoned with.
     fn given(&mut self, op: &OrchOp) {
         let Some(id) = self.about(op) else { return };
-        let Some(copy) = self.copies.get(&id) else { return };
+        let Some(copy) = self.copies.get_mut(&id) else { return };
         match op {
-            OrchOp::Claim(claim) => self.given.push((id, copy.definition.clone(), claim.worker)),
+            OrchOp::Claim(claim) => {
+                copy.waited.remove(&claim.target);
+                self.given.push((id, copy.definition.clone(), claim.worker));
+            }
             OrchOp::Assign { run, worker, .. } => {
                 let definition = copy.runs.iter().find(|r| r.run == *run).map_or(&copy.definition, |r| &r.definition);
                 self.given.push((id, definition.clone(), *worker));

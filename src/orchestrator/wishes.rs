@@ -63,6 +63,9 @@ pub(super) struct Copy {
     pub calendar: Option<Arc<Calendar>>,
     /// Refused proposals rest until then, UTC ms.
     pub rests_until: i64,
+    /// By target: the first of the ticks that have waited for something since the last start. A tick that takes the place of one that is given up goes on
+    /// with its waiting: else what is due often would never have waited long.
+    pub waited: BTreeMap<String, i64>,
 }
 
 impl Copy {
@@ -76,6 +79,7 @@ impl Copy {
             runs: entry.active.iter().filter_map(|id| state.run(*id)).map(|r| Waiting::read(r, clock, local_ms)).collect(),
             calendar: None,
             rests_until: i64::MIN,
+            waited: BTreeMap::new(),
         }
     }
 
@@ -164,6 +168,7 @@ pub(super) fn wishes(
     let paused = [all_paused, copy.paused.as_ref().map(|p| p.until_ms)].into_iter().flatten().max().filter(|until| *until > now_ms);
     if let Some(until) = paused {
         wishes.again_ms = (until != i64::MAX).then_some(until);
+        copy.waited.clear();
         return wishes;
     }
     if copy.rests_until > now_ms {
@@ -178,11 +183,13 @@ pub(super) fn wishes(
     };
     wishes.slots = copy.slots(workers);
     again(copy, &targets, (now_ms, local_ms), view, &mut wishes);
+    let mut waited = BTreeMap::new();
     if copy.definition.enabled {
         for target in targets {
-            ticks(copy, &calendar, target, now_ms, view, &mut wishes);
+            waited.extend(ticks(copy, &calendar, target, now_ms, view, &mut wishes));
         }
     }
+    copy.waited = waited;
     if wishes.all.iter().any(Wish::is_start) {
         if let View::Open { until_ms } = view
             && until_ms != i64::MAX
@@ -209,7 +216,7 @@ fn again(copy: &Copy, targets: &[Target], (now_ms, local_ms): (i64, u64), view: 
             wishes.again(now_ms + (due_at - local_ms) as i64);
             continue;
         }
-        if let (false, View::Outside { until_ms } | View::Blackout { until_ms }) = (run.force, view) {
+        if let (false, View::Outside { until_ms }) | (_, View::Blackout { until_ms }) = (run.force, view) {
             wishes.again(until_ms);
             continue;
         }
@@ -238,8 +245,8 @@ fn again(copy: &Copy, targets: &[Target], (now_ms, local_ms): (i64, u64), view: 
     }
 }
 
-/// A target's ticks that are due.
-fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: View, wishes: &mut Wishes) {
+/// A target's ticks that are due. Returns since when one of them waits for what others have, if one does.
+fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: View, wishes: &mut Wishes) -> Option<(String, i64)> {
     let definition = &copy.definition;
     let mut mark = copy.marks.get(&target.name).copied();
     let from = mark.unwrap_or(i64::MIN).max(copy.created_ms).max(target.since_ms);
@@ -275,14 +282,16 @@ fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: Vi
             skip(mark, tick_ms, 1, reason);
             mark = Some(tick_ms);
         }
-        return;
+        return None;
     }
-    let Some(tick_ms) = due.start.first().copied() else { return };
+    let tick_ms = due.start.first().copied()?;
     // Of several only the latest may meet a run; the others wait for their turn.
     let going_on = copy.runs.iter().filter(|r| r.target == target.name).count();
     if due.start.len() > 1 && going_on > 0 {
-        return;
+        return None;
     }
+    let meets = going_on >= most(definition);
+    let waited = copy.waited.get(&target.name).copied().filter(|_| !meets).map_or(tick_ms, |since| since.max(copy.created_ms).min(tick_ms));
     let claim = Claim {
         schedule: definition.id.clone(),
         target: target.name.clone(),
@@ -294,15 +303,16 @@ fn ticks(copy: &Copy, calendar: &Calendar, target: Target, now_ms: i64, view: Vi
         worker: NOBODY,
     };
     wishes.all.push(Wish {
-        rank: rank(definition, tick_ms),
-        at_ms: tick_ms,
+        rank: rank(definition, waited),
+        at_ms: waited,
         definition: definition.clone(),
-        target: target.name,
+        target: target.name.clone(),
         only: target.only,
         lost_by: None,
-        meets: going_on >= most(definition),
+        meets,
         op: OrchOp::Claim(Box::new(claim)),
     });
+    (!meets).then_some((target.name, waited))
 }
 
 /// How many runs of a target there may be at once.

@@ -47,6 +47,7 @@ static int32_t work(void *user, tenure_task task, tenure_error *e) {
     strcpy(e->message, "not yet");
     return TENURE_UNAVAILABLE;
   }
+  CHECK(needed == 5 && strcmp(saved, "half") == 0);
   add(user, 1);
   return TENURE_OK;
 }

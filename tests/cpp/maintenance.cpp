@@ -110,6 +110,9 @@ int main() {
   CHECK(says(replaced, "\"name\":\"B\"") && says(replaced, "\"created_by\":\"ann\"") && says(replaced, "\"id\":\"a\""));
   auto cycle = o.patchSchedule("a", R"({"task_dependencies": [{"task_type": "storage_compaction", "depends_on": ["storage_compaction"]}]})");
   CHECK(!cycle && cycle.error().code() == TENURE_INVALID_ARGUMENT);
+  auto unknown = o.updateSchedule("a", R"({"name": "B", "tasks": ["storage_compaction"], "task_dependencies": [{"task_type": "storage_compaction", "depends_on": ["nothing"]}]})");
+  CHECK(!unknown && unknown.error().code() == TENURE_INVALID_ARGUMENT);
+  CHECK(!o.createSchedule("x", R"({"id": "x", "name": "X", "tasks": ["a", "b"], "task_dependencies": [{"task_type": "a", "depends_on": ["b"]}, {"task_type": "b", "depends_on": ["a"]}]})"));
   CHECK(!o.patchSchedule("nobody", "{}") && !o.getSchedule("nobody") && !o.deleteSchedule("nobody"));
   CHECK(says(o.listSchedules(), "\"a\"") && says(o.listSchedules("t"), "\"a\""));
   auto none = o.listSchedules("another");
@@ -157,6 +160,11 @@ int main() {
   auto active = o.listJobs(true);
   CHECK(active && *active == "[]");
   CHECK(says(o.listTaskHandlers(), "\"consistency_check\"") && !o.cancelJob("no number"));
+  // A job that nobody can do waits, and is cancelled like one that runs.
+  CHECK(o.createSchedule("n", R"({"id": "n", "name": "N", "tasks": ["nobody_does_this"]})"));
+  const auto waits = o.triggerNow("n", true);
+  CHECK(waits && says(o.getJob(*waits), "\"pending\"") && says(o.listJobs(true), waits->c_str()));
+  CHECK(o.cancelJob(*waits) && says(o.getJob(*waits), "\"cancelled\""));
   auto job = o.getJob("no number");
   CHECK(job && *job == "null");
   o.stop();

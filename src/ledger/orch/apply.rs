@@ -10,6 +10,7 @@ use super::super::clock::HIDDEN_MS;
 use super::op::{End, MESSAGE_MAX, OrchAnswer, OrchFault, OrchOp};
 use super::schedule::{Overlap, Schedule, is_name};
 use super::state::{Budget, Entry, Pause, Record, Run, RunState, SCHEDULES_MAX, State, Worker};
+use super::tasks::{TaskMark, without_success};
 
 /// Names of workers that are remembered; beyond that only those of living ones.
 const NAMES_MAX: usize = 4096;
@@ -238,7 +239,7 @@ impl State {
         OrchAnswer::Renewed { remaining_ms: lease, cancel }
     }
 
-    fn with_task(&mut self, run: u64, token: Token, task: u16, change: impl FnOnce(&mut super::state::TaskMark)) -> OrchAnswer {
+    fn with_task(&mut self, run: u64, token: Token, task: u16, change: impl FnOnce(&mut TaskMark)) -> OrchAnswer {
         match self.current(run, token) {
             Err(answer) => answer,
             Ok(r) => match r.tasks.get_mut(usize::from(task)) {
@@ -320,6 +321,8 @@ impl State {
         self.detach(run);
         let Some(r) = self.runs.remove(&run) else { return };
         around.bells.push(r.worker);
+        let begun = r.attempt > 0 && state != RunState::Succeeded;
+        let tasks = if begun { without_success(&r.definition, &r.tasks) } else { BTreeMap::new() };
         let record = Record {
             run,
             target: r.target.clone(),
@@ -333,6 +336,7 @@ impl State {
             key: r.key,
             started_ms: r.started_ms,
             ended_ms: now_ms,
+            tasks,
         };
         self.remember(&r.schedule, record);
         if let Some(entry) = self.schedules.get_mut(&r.schedule) {
@@ -375,7 +379,7 @@ impl State {
             started_ms: 0,
             since: around.now,
             definition: entry.definition.clone(),
-            tasks: vec![super::state::TaskMark::default(); entry.definition.tasks.len()],
+            tasks: vec![TaskMark::default(); entry.definition.tasks.len()],
             progress: 0,
             closes_ms: i64::MAX,
         };

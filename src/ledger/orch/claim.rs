@@ -32,7 +32,7 @@ impl State {
         if !planted!("claim-without-check") && mark_ms != claim.from_ms {
             return OrchAnswer::OtherMark { mark_ms };
         }
-        if let Some(refusal) = self.barred(entry, now_ms, false, Some(claim.view)) {
+        if let Some(refusal) = self.barred(entry, now_ms, (false, false), claim.view) {
             return refusal;
         }
         let definition = entry.definition.clone();
@@ -78,13 +78,13 @@ impl State {
         let now_ms = self.judge_now(now_ms);
         let Some(r) = self.runs.get(&run) else { return OrchAnswer::NotFound };
         if r.state != RunState::Due || r.until > around.now {
-            return OrchAnswer::AlreadyClaimed { run, token: r.token, by: r.worker };
+            return OrchAnswer::AlreadyClaimed { run, token: r.token, by: r.worker, since_ms: r.started_ms };
         }
         let Some(entry) = self.schedules.get(&r.schedule) else { return OrchAnswer::StaleRevision { current: 0 } };
         if entry.revision != revision {
             return OrchAnswer::StaleRevision { current: entry.revision };
         }
-        if let Some(refusal) = self.barred(entry, now_ms, r.manual, (!r.force).then_some(view)) {
+        if let Some(refusal) = self.barred(entry, now_ms, (r.manual, r.force), view) {
             return refusal;
         }
         if let Some(refusal) = self.crowded(entry) {
@@ -103,8 +103,8 @@ impl State {
         self.start(run, worker, now_ms, view, around)
     }
 
-    /// What the schedule itself has against a start now.
-    fn barred(&self, entry: &Entry, now_ms: i64, manual: bool, view: Option<View>) -> Option<OrchAnswer> {
+    /// What the schedule itself has against a start now. `force` opens the window, and nothing else.
+    fn barred(&self, entry: &Entry, now_ms: i64, (manual, force): (bool, bool), view: View) -> Option<OrchAnswer> {
         if !manual && !entry.definition.enabled {
             return Some(OrchAnswer::Disabled);
         }
@@ -112,9 +112,9 @@ impl State {
             return Some(OrchAnswer::Paused { until_ms: pause.until_ms });
         }
         match view {
-            None | Some(View::Open { .. }) => None,
-            Some(View::Outside { until_ms }) => Some(OrchAnswer::OutsideWindow { until_ms }),
-            Some(View::Blackout { until_ms }) => Some(OrchAnswer::Blackout { until_ms }),
+            View::Outside { until_ms } if !force => Some(OrchAnswer::OutsideWindow { until_ms }),
+            View::Blackout { until_ms } => Some(OrchAnswer::Blackout { until_ms }),
+            View::Open { .. } | View::Outside { .. } => None,
         }
     }
 
@@ -191,6 +191,8 @@ impl State {
         (r.token, r.worker, r.state) = (token, worker, RunState::Running);
         r.node.clone_from(&w.name);
         r.reason.clear();
+        // What has failed in a former attempt is done again.
+        r.tasks.iter_mut().filter(|mark| mark.ended == Some(false)).for_each(|mark| mark.ended = None);
         r.until = around.now + u64::from(lease_ms) + HIDDEN_MS;
         if r.started_ms == 0 {
             r.started_ms = now_ms;
@@ -213,14 +215,14 @@ impl State {
     }
 
     fn who_has(&self, schedule: &str, target: &str, tick_ms: i64) -> OrchAnswer {
-        let none = OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0) };
+        let none = OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0), since_ms: 0 };
         let Some(entry) = self.schedules.get(schedule) else { return none };
         let mut runs = entry.active.iter().filter_map(|id| self.runs.get(id));
         if let Some(r) = runs.find(|r| r.target == target && r.tick_ms == tick_ms) {
-            return OrchAnswer::AlreadyClaimed { run: r.id, token: r.token, by: r.worker };
+            return OrchAnswer::AlreadyClaimed { run: r.id, token: r.token, by: r.worker, since_ms: r.started_ms };
         }
         let old = entry.history.iter().rev().find(|h| h.target == target && h.tick_ms == tick_ms);
-        old.map_or(none, |h| OrchAnswer::AlreadyClaimed { run: h.run, token: h.token, by: SessionId(0) })
+        old.map_or(none, |h| OrchAnswer::AlreadyClaimed { run: h.run, token: h.token, by: SessionId(0), since_ms: h.started_ms })
     }
 
     pub(super) fn skip(&mut self, op: &OrchOp) -> OrchAnswer {
@@ -241,7 +243,7 @@ impl State {
         let mark = entry.marks.get(target).copied().unwrap_or(i64::MIN);
         if mark != *from_ms || *upto_ms <= mark {
             self.counts.already_claimed += 1;
-            return OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0) };
+            return OrchAnswer::AlreadyClaimed { run: 0, token: Token(0), by: SessionId(0), since_ms: 0 };
         }
         entry.marks.insert(target.clone(), *upto_ms);
         self.leave_out(schedule, target, *upto_ms, *count, *reason, now_ms);

@@ -15,12 +15,14 @@ mod op;
 mod query;
 mod schedule;
 mod state;
+mod tasks;
 
 pub(crate) use image::OrchImage;
 pub use op::{CHECKPOINT_MAX, Claim, End, MESSAGE_MAX, OrchAnswer, OrchFault, OrchOp, Reason, View};
 pub use query::OrchQuery;
 pub use schedule::{
-    After, Fold, Gap, LEASE_MAX_MS, LEASE_MIN_MS, Misfire, NAME_MAX, OnClose, Overlap, PARAMS_MAX, Retry, Schedule, Scope, TASKS_MAX, Task,
-    Throttle, ThrottleAt, WINDOWS_MAX, Window, is_name,
+    After, Fold, Gap, LEASE_MAX_MS, LEASE_MIN_MS, Misfire, NAME_MAX, OnClose, Overlap, PARAMS_MAX, Placement, Retry, Schedule, Scope,
+    TASKS_MAX, Task, Throttle, ThrottleAt, WINDOWS_MAX, Window, is_name,
 };
-pub use state::{Budget, Entry, HISTORY, OrchCounts, Pause, Reasons, Record, Run, RunState, State, TaskMark, Worker};
+pub use state::{Budget, Entry, HISTORY, OrchCounts, Pause, Reasons, Record, Run, RunState, State, Worker};
+pub use tasks::{TaskMark, TaskState};

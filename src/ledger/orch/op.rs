@@ -181,7 +181,7 @@ pub enum OrchOp {
         key: String,
         /// The nominal instant that it stands for; `None` for now.
         tick_ms: Option<i64>,
-        /// Whether windows and blackouts are of no account.
+        /// Whether windows are of no account.
         force: bool,
         /// Instead of the schedule's parameters.
         params: Option<String>,
@@ -360,6 +360,8 @@ pub enum OrchAnswer {
         token: Token,
         /// Who has it; 0 as above.
         by: SessionId,
+        /// Its first start, UTC ms; 0 as above.
+        since_ms: i64,
     },
     /// A run of the schedule and target goes on, or as many targets as may run at once.
     Busy {

@@ -6,6 +6,7 @@ use crate::base::SessionId;
 use crate::base::codec::{Decode, Encode};
 
 use super::state::{Budget, Entry, OrchCounts, Pause, Run, RunState, State, Worker};
+use super::tasks::states;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -178,6 +179,7 @@ fn worker_json(w: &Worker) -> Value {
 
 /// A run that has not ended, as JSON.
 fn run_json(r: &Run, now: u64) -> Value {
+    let tasks = r.definition.tasks.iter().zip(&r.tasks).zip(states(&r.definition, &r.tasks));
     json!({
         "run": r.id,
         "schedule": r.schedule,
@@ -193,6 +195,6 @@ fn run_json(r: &Run, now: u64) -> Value {
         "started_ms": r.started_ms,
         "age_ms": now.saturating_sub(r.since),
         "remaining_ms": r.until.saturating_sub(now),
-        "tasks": r.tasks.iter().zip(&r.definition.tasks).map(|(m, t)| json!({"name": t.name(), "ended": m.ended})).collect::<Vec<_>>(),
+        "tasks": tasks.map(|((t, m), state)| json!({"name": t.name(), "ended": m.ended, "state": state})).collect::<Vec<_>>(),
     })
 }

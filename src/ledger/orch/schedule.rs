@@ -135,6 +135,17 @@ pub enum OnClose {
     Checkpoint,
 }
 
+/// Who does a run, of the workers that can and have room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// Always the same one, by a hash of schedule and target, as long as it is there: what it keeps in memory is of use again.
+    #[default]
+    Rendezvous,
+    /// The one that has the fewest runs.
+    LeastLoaded,
+}
+
 /// How a task that fails is tried again, under the same claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -184,6 +195,8 @@ pub struct Task {
     pub max_runtime_ms: u64,
     /// Whether doing it twice does no harm.
     pub idempotent: bool,
+    /// Least version that a node must state to be given it.
+    pub min_version: u32,
     /// Handed to the handler: text, by custom JSON. Empty for the schedule's.
     pub params: String,
 }
@@ -275,8 +288,10 @@ pub struct Schedule {
     pub lost_retries: Option<u32>,
     /// Labels that a node must have.
     pub requires: BTreeMap<String, String>,
-    /// Least version that a node must state.
+    /// Least version that a node must state, whatever the tasks ask for.
     pub min_version: u32,
+    /// Who does it, of those that can.
+    pub placement: Placement,
     /// How hard it may press.
     pub throttle: Throttle,
     /// The same by time of day: the first that applies goes before `throttle`.
@@ -318,6 +333,7 @@ impl Default for Schedule {
             lost_retries: None,
             requires: BTreeMap::new(),
             min_version: 0,
+            placement: Placement::default(),
             throttle: Throttle::default(),
             throttle_at: Vec::new(),
             enabled: true,

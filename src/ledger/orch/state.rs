@@ -8,6 +8,7 @@ use crate::base::{SessionId, Token};
 
 use super::op::{End, Reason};
 use super::schedule::Schedule;
+use super::tasks::{TaskMark, TaskState};
 
 /// Records kept of each schedule.
 pub const HISTORY: usize = 100;
@@ -77,16 +78,6 @@ impl RunState {
             End::Postponed { .. } | End::WindowClosed => RunState::Due,
         }
     }
-}
-
-/// What is known of a task of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, serde::Serialize)]
-pub struct TaskMark {
-    /// Whether it has ended, and whether with success.
-    pub ended: Option<bool>,
-    /// Its checkpoint.
-    #[serde(skip)]
-    pub checkpoint: Vec<u8>,
 }
 
 /// A run that has not ended.
@@ -166,6 +157,8 @@ pub struct Record {
     pub started_ms: i64,
     /// End, UTC ms.
     pub ended_ms: i64,
+    /// Of a run of several tasks that has begun and not succeeded: the tasks that have not.
+    pub tasks: BTreeMap<String, TaskState>,
 }
 
 fn number<S: serde::Serializer>(token: &Token, s: S) -> Result<S::Ok, S::Error> {
@@ -206,7 +199,7 @@ impl Worker {
     /// Whether it can do what the schedule asks.
     pub fn can(&self, schedule: &Schedule) -> bool {
         self.version >= schedule.min_version
-            && schedule.tasks.iter().all(|t| self.kinds.binary_search(&t.kind).is_ok())
+            && schedule.tasks.iter().all(|t| self.version >= t.min_version && self.kinds.binary_search(&t.kind).is_ok())
             && schedule.requires.iter().all(|(label, value)| self.labels.get(label) == Some(value))
     }
 
@@ -431,6 +424,7 @@ impl State {
             key: String::new(),
             started_ms: 0,
             ended_ms: now_ms,
+            tasks: BTreeMap::new(),
         };
         self.remember(schedule, record);
     }

@@ -327,7 +327,7 @@ impl TaskContext {
         self.0.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps bytes for the next attempt. Waits for the ledger.
+    /// Keeps bytes for the next try and the next attempt. Waits for the ledger.
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] above 64 KiB, [`Status::Fenced`] when this attempt is not the present one, and what every call may answer.
@@ -336,8 +336,10 @@ impl TaskContext {
             return Err(Error::invalid("checkpoint", format_args!("{} bytes are above {CHECKPOINT_MAX}", data.len())));
         }
         let (run, token, task) = (self.run(), self.token(), self.0.task as u16);
-        match self.shared()?.execute(OrchOp::Checkpoint { run, token, task, data: data.to_vec() })? {
+        let shared = self.shared()?;
+        match shared.execute(OrchOp::Checkpoint { run, token, task, data: data.to_vec() })? {
             OrchAnswer::Done => {
+                shared.keep_checkpoint(run, token, self.0.task, data);
                 *self.0.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = data.to_vec();
                 Ok(())
             }

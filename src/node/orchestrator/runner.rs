@@ -433,6 +433,13 @@ impl Shared {
         self.wake.raise();
     }
 
+    /// A handler has saved a checkpoint: the next try of the task finds it.
+    pub(super) fn keep_checkpoint(&self, run: u64, token: Token, task: usize, data: &[u8]) {
+        if let Some(running) = lock(&self.runs).get_mut(&(run, token.0)) {
+            running.tasks[task].checkpoint = data.to_vec();
+        }
+    }
+
     fn submit_finish(self: &Arc<Self>, key: (u64, u64), op: OrchOp) {
         let weak = Arc::downgrade(self);
         let done = Box::new(move |answer: crate::base::Result<Outcome>| {

@@ -21,7 +21,7 @@ pub struct RunNow {
     pub target: String,
     /// However often it is asked for with one key, it is one run; empty for none.
     pub key: String,
-    /// Whether windows and blackouts are of no account.
+    /// Whether windows are of no account. Blackouts, pauses, overlap, budgets and locks are.
     pub force: bool,
     /// The nominal instant that it stands for, UTC ms; `None` for now.
     pub tick_ms: Option<i64>,
