@@ -14,8 +14,11 @@ TEXT = (ROOT / "docs/testing.md").read_text()
 ROWS = re.findall(r"^\| ((?:I-|F)\d\d) \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE)
 PEERS = re.findall(r"^\| (P\d\d|DL-\d) \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE)
 """What other schedulers' users suffered, and ThemisDB's tests of its lock."""
+CLAUSES = re.findall(
+    r"^\| ([^|]+) \| ([^|]+) \|$", TEXT.partition("## The orchestrator, clause by clause")[2].partition("\n## ")[0], re.MULTILINE
+)[1:]
 FILES: dict[str, list[Path]] = {}
-for folder, kind in (("src", "rs"), ("sim", "rs"), ("tests", "rs"), ("tests/python", "py"), ("tests/cpp", "cpp")):
+for folder, kind in (("src", "rs"), ("sim", "rs"), ("tests", "rs"), ("tests/python", "py"), ("tests/cpp", "cpp"), ("tests/c", "c")):
     for path in (ROOT / folder).rglob(f"*.{kind}"):
         FILES.setdefault(path.name, []).append(path)
 
@@ -57,6 +60,22 @@ def test_what_plays_a_report_is_there(number: str, tests: str) -> None:
         assert any(re.search(rf"\b(fn|def) {test}\b", text) for text in texts[file]), f"{file} has no {test}"
     for file in programs:
         assert any(re.search(rf"\b{number}\b", text) for text in texts[file]), f"{file} does not name {number}"
+
+
+def test_the_orchestrators_table_is_there() -> None:
+    assert len(CLAUSES) > 40
+    assert len({clause for clause, _ in CLAUSES}) == len(CLAUSES)
+
+
+@pytest.mark.parametrize(("clause", "tests"), CLAUSES, ids=[clause.split(":")[0] for clause, _ in CLAUSES])
+def test_what_shows_a_clause_of_the_orchestrator_is_there(clause: str, tests: str) -> None:
+    found = re.findall(r"`([a-z0-9_]+\.(?:rs|py))::([a-z0-9_]+)`", tests)
+    programs, others = re.findall(r"`([a-z_]+\.(?:cpp|c))`", tests), re.findall(r"\b(P\d\d|DL-\d)\b", tests)
+    assert found or programs or others, clause
+    for file, test in found:
+        assert any(re.search(rf"\b(fn|def) {test}\b", path.read_text()) for path in FILES.get(file, [])), f"{file} has no {test}"
+    assert [program for program in programs if program not in FILES] == []
+    assert [other for other in others if other not in dict(PEERS)] == []
 
 
 def test_a_wrong_row_is_noticed() -> None:

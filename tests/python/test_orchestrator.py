@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -138,6 +139,52 @@ def test_a_cancel_reaches_a_running_handler():
         assert reasons == ["cancelled"]
 
 
+def test_a_run_that_does_not_stop_is_fenced_off_and_somebody_is_told(caplog):
+    caplog.set_level(logging.ERROR, "tenure")
+    with tenure.Node() as node, node.orchestrator(ramp_up=0) as orch:
+        go, refused = threading.Event(), []
+
+        @orch.task("deaf")
+        def deaf(task):
+            go.wait(60)
+            for call in (task.check, lambda: task.save_checkpoint(b"late")):
+                try:
+                    call()
+                except tenure.Error as error:
+                    refused.append(type(error).__name__)
+
+        orch.schedule("s", "deaf", scope="singleton", max_runtime=0.2, grace=0.1)
+        run = orch.run_now("s")
+        until(lambda: orch.run(run)["state"] == "stuck")
+        assert orch.run(run)["reason"] == "told to stop (timed_out), and did not within the grace"
+        # A line of the log, a count, and the health.
+        until(lambda: [r for r in caplog.records if "a handler does not stop" in r.getMessage() and r.levelno == logging.ERROR])
+        assert orch.status()["counts"]["stuck"] == 1
+        assert orch.health() == {"status": "degraded", "reasons": ["1 runs did not stop when told"], "running": 0}
+        go.set()
+        until(lambda: refused == ["ExpiredError", "FencedError"])
+        assert orch.status()["counts"]["stale_tokens"] == 1
+
+
+def test_a_checkpoint_has_at_most_64_kib_and_any_bytes():
+    with tenure.Simulation(START) as sim:
+        orch, kept = sim.orchestrator(), []
+
+        @orch.task("work")
+        def work(task):
+            if task.try_number == 1:
+                task.save_checkpoint(bytes(range(256)) * 256)
+                with pytest.raises(tenure.InvalidArgumentError, match="65537 bytes are above 65536"):
+                    task.save_checkpoint(b"x" * 65_537)
+                raise RuntimeError("again")
+            kept.append(task.checkpoint)
+
+        orch.schedule("s", {"kind": "work", "retry": {"max": 1}}, scope="singleton")
+        orch.run_now("s")
+        sim.run(minutes=1)
+        assert kept == [bytes(range(256)) * 256]
+
+
 def test_a_handler_that_lets_nothing_else_run_keeps_its_lease():
     """A native thread sends renewals: not even a handler that keeps the interpreter to itself for longer than the lease starves it."""
     with tenure.Node() as node, node.orchestrator() as orch:
@@ -265,6 +312,60 @@ def test_a_schedule_of_themisdb_comes_and_goes_in_its_own_words():
         assert len(ran) == 2
         with pytest.raises(tenure.InvalidArgumentError, match="cycle"):
             orch.patch_themis("nightly", task_dependencies=[{"task_type": "flush", "depends_on": ["flush"]}])
+
+
+def test_the_frequencies_of_themisdb():
+    every = [
+        ("daily", ["2026-01-01T05", "2026-01-02T05"]),
+        ("weekly", ["2026-01-04T05", "2026-01-11T05"]),
+        ("monthly", ["2026-01-01T05", "2026-02-01T05"]),
+        ("quarterly", ["2026-01-01T05", "2026-04-01T05"]),
+    ]
+    with tenure.Simulation(START) as sim:
+        orch, ran = sim.orchestrator(), []
+        orch.task("flush")(lambda task: ran.append((task.schedule, sim.now.hour)))
+        for frequency, wanted in every:
+            orch.put_themis({"id": frequency, "frequency": frequency, "tasks": ["flush"], "window_start_hour": 5, "window_end_hour": 6})
+            assert [f"{fire:%Y-%m-%dT%H}" for fire in orch.next_fires(frequency, 2)] == wanted
+            orch.remove(frequency)
+
+
+@pytest.mark.parametrize(("start", "end"), [(22, 4), (5, 5), (6, 8)])
+def test_a_window_of_themisdb_goes_over_midnight_and_lasts_a_day_when_it_ends_where_it_begins(start, end):
+    inside = {(start + n) % 24 for n in range((end - start) % 24 or 24)}
+    for hour in range(24):
+        with tenure.Simulation(datetime(2026, 1, 10, hour, 30, tzinfo=timezone.utc)) as sim:
+            orch, ran = sim.orchestrator(), []
+            orch.task("flush")(lambda task, ran=ran: ran.append(task.run))
+            orch.put_themis({"id": "w", "tasks": ["flush"], "frequency": "monthly", "window_start_hour": start, "window_end_hour": end})
+            run = orch.run_now("w")
+            sim.run(minutes=1)
+            assert (ran == [run]) == (hour in inside), hour
+            forced = orch.run_now("w", force=True)
+            sim.run(minutes=1)
+            assert ran[-1] == forced
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "named"),
+    [
+        ([{"task_type": "flush", "depends_on": ["compact"]}, {"task_type": "compact", "depends_on": ["flush"]}], "cycle"),
+        ([{"task_type": "flush", "depends_on": ["nothing"]}], "nothing"),
+        ([{"task_type": "nothing", "depends_on": ["flush"]}], "nothing"),
+    ],
+)
+def test_cycles_and_unknown_references_of_themisdbs_tasks_are_refused_however_they_come(dependencies, named):
+    with tenure.Simulation(START) as sim:
+        orch = sim.orchestrator()
+        entry = {"id": "s", "tasks": ["flush", "compact"]}
+        with pytest.raises(tenure.InvalidArgumentError, match=named):
+            orch.put_themis({**entry, "task_dependencies": dependencies})
+        revision = orch.put_themis(entry)
+        with pytest.raises(tenure.InvalidArgumentError, match=named):
+            orch.put_themis({**entry, "task_dependencies": dependencies}, expected=revision)
+        with pytest.raises(tenure.InvalidArgumentError, match=named):
+            orch.patch_themis("s", task_dependencies=dependencies)
+        assert orch.get("s")["revision"] == revision
 
 
 def test_instants_need_a_zone():

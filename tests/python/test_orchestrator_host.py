@@ -40,6 +40,8 @@ def test_a_gate_holds_a_run_back_and_its_reason_is_seen():
             sim.run(seconds=11)
             held = orch.run(run)
             assert (held["state"], held["reason"]) == ("due", reason)
+            # When it is asked about again.
+            assert 0 < held["remaining_ms"] <= 5_000
             answers["said"] = None if said is False else said
         assert [schedule for schedule, _ in ran] == ["other"]
         opened = sim.now
