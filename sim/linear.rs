@@ -149,6 +149,11 @@ enum Step {
     },
 }
 
+/// Whether a history can go on without this step.
+fn optional(step: &Step) -> bool {
+    matches!(step, Step::Expiry { .. } | Step::Call(Call { op: Op::LostRelease { .. }, .. }))
+}
+
 struct Search {
     steps: Vec<Step>,
     /// When each step can be at the earliest and must be at the latest.
@@ -201,14 +206,17 @@ impl Search {
         let mut steps: Vec<(Step, (u64, u64))> = calls.iter().map(|c| (Step::Call(*c), (c.call, c.ret))).collect();
         steps.extend(lives.into_iter().map(|(token, until)| (Step::Expiry { token }, (until, u64::MAX))));
         steps.sort_by_key(|(_, span)| *span);
-        let names = (0..steps.len()).map(name).collect();
-        let (steps, spans) = steps.into_iter().unzip();
+        // What may as well not have been done is seen in the lock: a grant that is gone never comes back, unless it can be taken again.
+        let again = |call: &Call| matches!(call.op, Op::Grant { mode: Mode::Exclusive { reentrant: true }, .. });
+        let any_again = calls.iter().any(again);
+        let (steps, spans): (Vec<Step>, _) = steps.into_iter().unzip();
+        let counts = |at: usize| any_again || !optional(&steps[at]);
+        let names = (0..steps.len()).map(|at| if counts(at) { name(at) } else { 0 }).collect();
         Search { steps, spans, names, lost, told, seen: HashSet::new(), left: budget, deepest: (0, Vec::new()) }
     }
 
-    /// Whether the history can go on without this step.
     fn optional(&self, at: usize) -> bool {
-        matches!(self.steps[at], Step::Expiry { .. } | Step::Call(Call { op: Op::LostRelease { .. }, .. }))
+        optional(&self.steps[at])
     }
 
     /// The lock after this step, if the step can be.
@@ -232,7 +240,9 @@ impl Search {
                 let again = mode == Mode::Exclusive { reentrant: true } && self.lost < call.ret;
                 let possible = lock.admits(mode) && (token > lock.last || again);
                 next.last = next.last.max(token);
-                next.holders.push(Holding { token, owner: call.owner, mode, depth: 1 });
+                // In the order of their tokens: who came first makes no other lock of it.
+                let place = next.holders.partition_point(|h| h.token < token);
+                next.holders.insert(place, Holding { token, owner: call.owner, mode, depth: 1 });
                 possible
             }
             Op::Refused => !lock.holders.is_empty() || self.lost < call.ret,
