@@ -3,11 +3,13 @@
 //! Messages are members' own; the frames and connections below them have a network of their own, [`crate::net`]'s fabric.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::counts::{Counts, Fault};
@@ -45,6 +47,14 @@ struct Served {
     ended: Arc<Mutex<Option<Error>>>,
 }
 
+/// A message's place among those of its connection.
+#[derive(Default)]
+struct Turn {
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped when it has been begun with, or is lost.
+    begin: Option<oneshot::Sender<()>>,
+}
+
 /// What tells whoever asked.
 type Tell = mpsc::UnboundedSender<Result<Bytes>>;
 
@@ -53,6 +63,8 @@ type Tell = mpsc::UnboundedSender<Result<Bytes>>;
 struct Connection {
     /// When the last message arrives: later ones arrive later.
     last: Option<Instant>,
+    /// Told when the last message has been begun with: later ones are begun with later, also those of the same instant.
+    begun: Option<oneshot::Receiver<()>>,
     broken: bool,
     number: u64,
     asking: Vec<Tell>,
@@ -154,7 +166,7 @@ impl Net {
             let asking = {
                 let mut state = net.state.lock().unwrap();
                 let state = state.connections.entry(connection).or_default();
-                (state.broken, state.last, state.number) = (false, None, state.number + 1);
+                (state.broken, state.last, state.begun, state.number) = (false, None, None, state.number + 1);
                 std::mem::take(&mut state.asking)
             };
             for tell in asking {
@@ -164,8 +176,8 @@ impl Net {
         }));
     }
 
-    /// When each copy of a question arrives.
-    fn arrivals(&self, from: &str, to: &str, lane: Lane, tell: &Tell) -> Vec<(Instant, u64)> {
+    /// When each copy of a question arrives, and its place among the others.
+    fn arrivals(&self, from: &str, to: &str, lane: Lane, tell: &Tell) -> Vec<(Instant, u64, Turn)> {
         let (way, connection) = (self.way(from, to), (from.to_owned(), to.to_owned(), lane));
         let (number, broken) = {
             let mut state = self.state.lock().unwrap();
@@ -186,13 +198,14 @@ impl Net {
         }
         // Connections see to it that what one of them carries comes in order, and that what is done for clients comes once.
         let doubled = lane != Lane::Client && way.doubled > 0 && state.rng.below(1_000) < way.doubled;
-        let last = &mut state.connections.entry(connection).or_default().last;
-        at = last.map_or(at, |last| at.max(last));
-        *last = Some(at);
-        let mut all = vec![(at, number)];
+        let (begin, begun) = oneshot::channel();
+        let connection = state.connections.entry(connection).or_default();
+        at = connection.last.map_or(at, |last| at.max(last));
+        connection.last = Some(at);
+        let mut all = vec![(at, number, Turn { before: connection.begun.replace(begun), begin: Some(begin) })];
         if doubled {
             self.counts.add(Fault::Duplicate);
-            all.push((at + Duration::from_micros(state.rng.below(50_000)), number));
+            all.push((at + Duration::from_micros(state.rng.below(50_000)), number, Turn::default()));
         }
         if at > Instant::now() + Duration::from_millis(5) {
             self.counts.add(Fault::Delay);
@@ -201,9 +214,13 @@ impl Net {
     }
 
     /// One copy of a question on its way, and its answer.
-    async fn carry(self, connection: (String, String, Lane), (at, number): (Instant, u64), body: Bytes, tell: Tell) {
+    async fn carry(self, connection: (String, String, Lane), (at, number, turn): (Instant, u64, Turn), body: Bytes, tell: Tell) {
         let (from, to, _) = connection.clone();
         sleep_until(at).await;
+        if let Some(before) = turn.before {
+            // One that was lost is not waited for.
+            let _ = before.await;
+        }
         if self.way(&from, &to).cut {
             self.counts.add(Fault::Cut);
             return self.breaks(&connection, number);
@@ -214,7 +231,14 @@ impl Net {
             None => Err(Error::new(Status::Io, "refused")),
             Some(served) => {
                 let ended = served.ended.lock().unwrap().clone();
-                let answer = served.machine.run(served.server.serve(None, body)).await;
+                let mut serving = pin!(served.machine.run(served.server.serve(None, body)));
+                let mut begin = turn.begin;
+                let answer = poll_fn(|cx| {
+                    let polled = serving.as_mut().poll(cx);
+                    drop(begin.take());
+                    polled
+                })
+                .await;
                 if answer.is_ok()
                     && let Some(why) = ended
                 {

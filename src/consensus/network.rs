@@ -157,20 +157,24 @@ impl RaftNetworkV2<Config> for Link {
             })
             .buffered(PIPELINE);
         // The stream ends with the first answer after which the rest cannot be right.
-        let results = stream::unfold(Some(Box::pin(answers)), |answers| async move {
-            let mut answers = answers?;
+        let results = stream::unfold(Some((Box::pin(answers), None)), |going_on| async move {
+            let (mut answers, had): (_, Option<LogId>) = going_on?;
             let (prev, last, answer) = answers.next().await?;
             let (result, goes_on) = match answer {
                 Ok(AppendEntriesResponse::Success) => (Ok(Ok(last)), true),
                 Ok(AppendEntriesResponse::PartialSuccess(upto)) => (Ok(Ok(upto)), upto == last),
                 Ok(AppendEntriesResponse::HigherVote(vote)) => (Ok(Err(StreamAppendError::HigherVote(vote))), false),
+                // Two of these overtook each other on the way. Taken for a conflict it would say that the follower has lost what it has just taken.
+                Ok(AppendEntriesResponse::Conflict) if prev.is_some() && prev <= had => {
+                    (Err(failed(&Error::new(Status::Unavailable, "entries came out of their order"))), false)
+                }
                 Ok(AppendEntriesResponse::Conflict) => match prev {
                     Some(prev) => (Ok(Err(StreamAppendError::Conflict(prev))), false),
                     None => (Err(failed(&Error::new(Status::Internal, "the start of the log is refused"))), false),
                 },
                 Err(error) => (Err(error), false),
             };
-            Some((result, goes_on.then_some(answers)))
+            Some((result, goes_on.then_some((answers, last.max(had)))))
         });
         let results: BoxStream<'s, _> = Box::pin(results);
         Box::pin(async move { Ok(results) })
