@@ -2172,15 +2172,13 @@ int32_t tenure_session_release(struct tenure_session session,
                                struct tenure_error *err);
 
 /**
- * Gives a lock back without waiting and without an answer, for destructors. Should the release be lost, the lock is free when
- * the grant's ttl has run out.
+ * Gives a lock back without waiting and without an answer, for destructors. Should the release be lost with a
+ * leader or a majority, it is made again until it is answered, or the session ends.
  *
  * Parameters: session; key; token - the grant's. Bad ones are ignored.
  * Returns: nothing. Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
  */
-void tenure_session_release_later(struct tenure_session session,
-                                  struct tenure_bytes key,
-                                  uint64_t token);
+void tenure_session_release_later(struct tenure_session session, struct tenure_bytes key, uint64_t token);
 
 /**
  * Extends a grant by `ttl_ms` from now; of one that the library renews, says whether it is still held.

@@ -153,7 +153,9 @@ async fn serves_again(world: &Arc<World>, site: &mut Site, healed: Instant) {
     // Somebody's gate opens, and its writes are acknowledged.
     let before = world.counts.of_done("write");
     while world.counts.of_done("write") == before {
-        assert!(healed.elapsed() < FREE, "I-33: no gate opens after the faults");
+        let office = |up: &Arc<host::Up>| up.access.read_local(|l| l.lock(&Key::new(host::OFFICE.as_bytes()).unwrap())).unwrap();
+        let gates = || world.processes().iter().map(|up| (up.name.clone(), office(up), up.gate.status())).collect::<Vec<_>>();
+        assert!(healed.elapsed() < FREE, "I-33: no gate opens after the faults: {:#?}", gates());
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A lock that was granted and whose answer was lost is held by nobody for long.
+//! A lock that was granted and whose answer was lost, or whose release was, is held by nobody for long.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
@@ -16,12 +16,12 @@ fn address(port: u16) -> String {
     format!("127.{}.{}.{}:{port}", 40 + (pid >> 16) % 20, (pid >> 8) % 256, pid % 256)
 }
 
-fn open(place: &Path, i: u16) -> Node {
-    let peers = format!("n0={},n1={}", address(7000), address(7001));
+fn open(place: &Path, ports: u16, i: u16) -> Node {
+    let peers = format!("n0={},n1={}", address(ports), address(ports + 1));
     let mut config = Config::new();
     for (name, value) in [
         ("node_id", format!("n{i}")),
-        ("listen", address(7000 + i)),
+        ("listen", address(ports + i)),
         ("peers", peers),
         ("data_dir", place.join(format!("n{i}")).to_string_lossy().into_owned()),
         ("data_dir_create", "true".to_owned()),
@@ -41,16 +41,44 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn a_lock_granted_without_an_answer_is_given_back() {
-    let place = tempfile::tempdir().unwrap();
-    let mut nodes: Vec<Option<Node>> = (0..2).map(|i| Some(open(place.path(), i))).collect();
+/// Two members, and which of them leads, and which does not. Each test has ports of its own.
+fn pair(place: &Path, ports: u16) -> (Vec<Option<Node>>, usize, usize) {
+    let nodes: Vec<Option<Node>> = (0..2).map(|i| Some(open(place, ports, i))).collect();
     for node in nodes.iter().flatten() {
         node.wait_ready(LIMIT).unwrap();
     }
-    let options = LockOptions::default();
-    // The leader alone: what it is asked stands in its log, and nobody has acknowledged it.
     let (leader, other) = if nodes[0].as_ref().unwrap().status().cluster.unwrap().role == "leader" { (0, 1) } else { (1, 0) };
+    (nodes, leader, other)
+}
+
+#[test]
+fn a_release_that_nobody_waits_for_is_made_again() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut nodes, leader, other) = pair(place.path(), 7000);
+    let session = nodes[other].as_ref().unwrap().session();
+    let options = LockOptions { reentrant: true, ..LockOptions::default() };
+    let [once, twice, again] = ["once", "twice", "twice"].map(|key| session.acquire(key.as_bytes(), &options, Some(LIMIT)).unwrap());
+    drop(nodes[leader].take());
+    drop((once, twice));
+    // Asked after the releases: once this has been given up, so have they.
+    assert_eq!(session.try_acquire_token(b"other", &options).unwrap_err().status(), Status::Unavailable);
+    nodes[leader] = Some(open(place.path(), 7000, u16::try_from(leader).unwrap()));
+    nodes[leader].as_ref().unwrap().wait_ready(LIMIT).unwrap();
+    let theirs = nodes[leader].as_ref().unwrap().session();
+    eventually("it is free for others", || theirs.try_acquire_token(b"once", &options).is_ok());
+    // And once each: what was taken twice is held still, and free when it is given back once more.
+    let refused = theirs.try_acquire_token(b"twice", &options).unwrap_err();
+    assert!(refused.status() == Status::Held && again.is_held(), "{refused}");
+    again.release().unwrap();
+    eventually("the other is free too", || theirs.try_acquire_token(b"twice", &options).is_ok());
+}
+
+#[test]
+fn a_lock_granted_without_an_answer_is_given_back() {
+    let place = tempfile::tempdir().unwrap();
+    // The leader alone: what it is asked stands in its log, and nobody has acknowledged it.
+    let (mut nodes, leader, other) = pair(place.path(), 7100);
+    let options = LockOptions::default();
     drop(nodes[other].take());
     let session = nodes[leader].as_ref().unwrap().session();
     for (key, timeout) in [(&b"tried"[..], Duration::ZERO), (b"waited for", Duration::from_secs(100))] {
@@ -59,7 +87,7 @@ fn a_lock_granted_without_an_answer_is_given_back() {
         assert_eq!(answer.unwrap_err().status(), Status::Unavailable);
     }
     // There is a majority again. Whatever was granted meanwhile, its session lives on.
-    nodes[other] = Some(open(place.path(), u16::try_from(other).unwrap()));
+    nodes[other] = Some(open(place.path(), 7100, u16::try_from(other).unwrap()));
     nodes[other].as_ref().unwrap().wait_ready(LIMIT).unwrap();
     let theirs = nodes[other].as_ref().unwrap().session();
     for key in [&b"tried"[..], b"waited for"] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::delivery::Delivery;
 use super::raft::waits;
-use super::{Completion, EventSink, Local, OpId, Watch};
+use super::{Completion, EventSink, Local, NumberedCompletion, OpId, Watch};
 use crate::base::{Error, Key, Result, SessionId, Status, Token};
 use crate::client::{Ask, Link, LinkStatus, Listener, MemberInfo, News, Options, Order, Query, View};
 use crate::ledger::{
@@ -336,17 +336,10 @@ impl ClientEngine {
 
     /// Runs an operation without blocking; `done` is called once, when it is answered or when the wait for a lock ends.
     pub fn submit(&self, request: &Request, done: Completion) {
-        let front = self.front.clone();
         let Some((op, wait_ms)) = waits(request) else {
-            let note = move |request: Request, answer: Result<Outcome>| {
-                if let Ok(outcome) = &answer {
-                    front.kept().note(&request, outcome);
-                    front.look_later();
-                }
-                done(answer);
-            };
-            return self.link.submit(request.clone(), Box::new(note));
+            return self.submit_numbered(request.clone(), Box::new(|_, answer| done(answer)));
         };
+        let front = self.front.clone();
         front.delivery.park(op, done);
         self.link.submit(request.clone(), Box::new(move |request, answer| front.asked(op, request, answer)));
         if wait_ms != u64::MAX {
@@ -355,6 +348,19 @@ impl ClientEngine {
             let limit = Duration::from_millis(wait_ms).saturating_add(self.timeout);
             self.link.after(limit, move || front.answer(op, Err(late)));
         }
+    }
+
+    /// Runs an operation that waits for no lock. `done` gets it back as it was sent, with the number by which the cluster knows it again.
+    pub fn submit_numbered(&self, request: Request, done: NumberedCompletion) {
+        let front = self.front.clone();
+        let note = move |request: Request, answer: Result<Outcome>| {
+            if let Ok(outcome) = &answer {
+                front.kept().note(&request, outcome);
+                front.look_later();
+            }
+            done(request, answer);
+        };
+        self.link.submit(request, Box::new(note));
     }
 
     /// Runs an operation and, if it has to wait for a lock, blocks until the wait ends.

@@ -34,6 +34,9 @@ pub use watch::{Ready, Watch};
 /// Told exactly once how an operation ended. Called on whatever thread ended it, with no lock of the engine held.
 pub type Completion = Box<dyn FnOnce(Result<Outcome>) + Send>;
 
+/// As [`Completion`], with the operation as it was sent.
+pub type NumberedCompletion = Box<dyn FnOnce(Request, Result<Outcome>) + Send>;
+
 /// A request of a session that may still be waiting: what [`crate::ledger::Op::Cancel`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OpId {
@@ -117,6 +120,19 @@ impl Engine {
             Engine::Plugged(engine) => engine.submit(request, done),
             Engine::Client(engine) => engine.submit(request, done),
         }
+    }
+
+    /// Runs an operation that waits for no lock. `done` gets it back; with its number, when it has one, it may be sent again without a second effect.
+    pub fn submit_numbered(&self, request: Request, done: NumberedCompletion) {
+        match self {
+            Engine::Client(engine) => engine.submit_numbered(request, done),
+            _ => self.submit(&request.clone(), Box::new(move |answer| done(request, answer))),
+        }
+    }
+
+    /// Whether an operation's number is the caller's to give. A client's connection gives them itself.
+    pub fn takes_numbers(&self) -> bool {
+        matches!(self, Engine::Raft(_))
     }
 
     /// Takes a lock if it is free. `req` is the caller's number for the request.

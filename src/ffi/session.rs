@@ -239,8 +239,8 @@ pub unsafe extern "C" fn tenure_session_release(session: tenure_session, key: te
     })
 }
 
-/// Gives a lock back without waiting and without an answer, for destructors. Should the release be lost, the lock is free when
-/// the grant's ttl has run out.
+/// Gives a lock back without waiting and without an answer, for destructors. Should the release be lost with a
+/// leader or a majority, it is made again until it is answered, or the session ends.
 ///
 /// Parameters: session; key; token - the grant's. Bad ones are ignored.
 /// Returns: nothing. Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.

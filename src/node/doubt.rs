@@ -2,7 +2,7 @@
 //!
 //! Whoever asked was told so, and holds nothing. What the cluster may have granted all the same is given back: the request is
 //! cancelled, again after every renewal that is answered, until the cancellation is. Otherwise the session's renewals would keep
-//! the lock for nobody.
+//! the lock for nobody. So it is with a release that nobody waits for: it is sent again, under its number, which counts once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,19 +10,24 @@ use super::core::Core;
 use super::kept::State;
 use crate::base::planted::planted;
 use crate::base::{Error, Key, Result, Status};
-use crate::ledger::{Op, Outcome, Request};
+use crate::ledger::{Op, Outcome, Refusal, Request};
 
 /// Whether this answer to a request for locks leaves open whether they were granted.
 pub(super) fn in_doubt(error: &Error) -> bool {
     error.status() == Status::Unavailable
 }
 
+enum Doubt {
+    Asked(Vec<Key>, u64),
+    Released(Request),
+}
+
 /// The requests of one session.
 #[derive(Default)]
-pub(super) struct Doubts(Mutex<Vec<(Vec<Key>, u64)>>);
+pub(super) struct Doubts(Mutex<Vec<Doubt>>);
 
 impl Doubts {
-    fn list(&self) -> MutexGuard<'_, Vec<(Vec<Key>, u64)>> {
+    fn list(&self) -> MutexGuard<'_, Vec<Doubt>> {
         // Plain pushes and takes: whole at every step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,9 +42,33 @@ impl State {
     /// Gives back what is in doubt: the cluster answers again.
     pub(super) fn resolve_doubts(self: &Arc<State>, core: &Arc<Core>) {
         let doubts = std::mem::take(&mut *self.doubts.list());
-        for (keys, req) in doubts {
-            self.give_back(core, keys, req);
+        for doubt in doubts {
+            match doubt {
+                Doubt::Asked(keys, req) => self.give_back(core, keys, req),
+                Doubt::Released(request) if request.session == self.id() => self.release_surely(core, request),
+                // With its session what it was to free has ended.
+                Doubt::Released(_) => {}
+            }
         }
+    }
+
+    /// Releases what nobody waits for, however long it takes.
+    pub(super) fn release_surely(self: &Arc<State>, core: &Arc<Core>, request: Request) {
+        let state = self.clone();
+        let done = Box::new(move |request: Request, answer: Result<Outcome>| match answer {
+            Err(e) if in_doubt(&e) && state.id() == request.session && !planted!("release-forgotten") => {
+                state.doubts.list().push(Doubt::Released(request));
+            }
+            Ok(Outcome::Refused(Refusal::Forgotten)) => {
+                tracing::warn!(
+                    session = state.name(),
+                    ?request,
+                    "whether a release was lost is not known; the lock may be held until the session ends"
+                );
+            }
+            Ok(_) | Err(_) => {}
+        });
+        core.engine.submit_numbered(request, done);
     }
 
     /// Gives back what this request may have been granted.
@@ -50,7 +79,7 @@ impl State {
         let (state, session) = (self.clone(), self.id());
         let op = Op::Cancel { keys: keys.clone(), req };
         let done = Box::new(move |answer: Result<Outcome>| match answer {
-            Err(e) if in_doubt(&e) && state.id() == session => state.doubts.list().push((keys, req)),
+            Err(e) if in_doubt(&e) && state.id() == session => state.doubts.list().push(Doubt::Asked(keys, req)),
             Ok(Outcome::Cancelled { was_granted: true }) => {
                 tracing::info!(session = state.name(), "a lock was granted without an answer; it was given back");
             }

@@ -40,6 +40,8 @@ pub(super) struct State {
     /// When the last renewal was sent, answered or not, BOOTTIME ns.
     tried_ns: AtomicU64,
     pub(super) next_req: AtomicU64,
+    /// Number of the next release that nobody waits for.
+    pub(super) next_seq: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
     pub(super) doubts: Doubts,
     pub(super) grants: Grants,
@@ -82,6 +84,7 @@ impl State {
             renewing: AtomicBool::new(false),
             tried_ns: AtomicU64::new(0),
             next_req: AtomicU64::new(u64::from(first_req).max(1)),
+            next_seq: AtomicU64::new(1),
             pending: Mutex::default(),
             doubts: Doubts::default(),
             grants: Grants::default(),

@@ -328,11 +328,12 @@ impl Session {
     }
 
     /// Gives a lock back without waiting and without an answer: for destructors. It never blocks and never fails; should the
-    /// release be lost, the lock is free when the grant's ttl has run out.
+    /// release be lost with a leader or a majority, it is made again until it is answered, or the session ends.
     pub fn release_later(&self, key: &[u8], token: Token) {
         self.state.grants.remove(token);
         if let (Ok(session), Ok(key)) = (self.check(), Key::new(key)) {
-            self.core.engine.submit(&Request { session, seq: 0, op: Op::Release { key, token } }, Box::new(|_| {}));
+            let seq = if self.core.engine.takes_numbers() { self.state.next_seq.fetch_add(1, SeqCst) } else { 0 };
+            self.state.release_surely(&self.core, Request { session, seq, op: Op::Release { key, token } });
         }
     }
 
