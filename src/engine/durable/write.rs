@@ -293,6 +293,10 @@ impl Shared {
                 _ => answers.push((done, Ok(outcome))),
             }
         }
+        // It may have ended between the applying and the parking: then nobody else ends these waits.
+        if let Some(error) = self.ended.get() {
+            self.delivery.fail(error);
+        }
         // After the parking: one entry may hold a wait and what ends it.
         self.delivery.post(std::mem::take(&mut writer.events));
         Ok(nearer)
