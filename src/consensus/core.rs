@@ -282,6 +282,10 @@ impl Core {
         records: &[Bytes],
         timeout: Duration,
     ) -> Result<(Sender, Answer)> {
+        // openraft goes on for a while, and would stand for election.
+        if let Some(why) = self.ended.borrow().clone() {
+            return Err(why);
+        }
         let body = wire::ask(&self.me, ask, records)?;
         let bytes = self.transport.call(&to.name, &to.address, lane, body, timeout).await?;
         let (sender, answer) = wire::answered(bytes)?;

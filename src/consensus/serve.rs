@@ -40,6 +40,10 @@ pub(super) async fn serve(core: Arc<Core>, from: Option<(String, u128)>, body: B
     if from.is_some_and(|(name, disk)| (name.as_str(), disk) != (sender.name.as_str(), sender.sighting.disk)) {
         return Err(Error::new(Status::InvalidArgument, "a message under another name than its connection"));
     }
+    // Not even that the sender is refused.
+    if let Some(why) = core.ended().borrow().clone() {
+        return Err(why);
+    }
     let answer = match core.admit(&sender) {
         Ok(()) => answer(&core, &sender, ask, records).await?,
         Err(refused) => Answer::Failed((&refused).into()),
