@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::core::Core;
 use super::kept::State;
 use crate::base::planted::planted;
-use crate::base::{Error, Key, Result, Status};
+use crate::base::{Error, Key, Result, Status, Token};
 use crate::ledger::{Op, Outcome, Refusal, Request};
 
 /// Whether this answer to a request for locks leaves open whether they were granted.
@@ -20,6 +20,7 @@ pub(super) fn in_doubt(error: &Error) -> bool {
 enum Doubt {
     Asked(Vec<Key>, u64),
     Released(Request),
+    Left(Key, Token),
 }
 
 /// The requests of one session.
@@ -48,6 +49,7 @@ impl State {
                 Doubt::Released(request) if request.session == self.id() => self.release_surely(core, request),
                 // With its session what it was to free has ended.
                 Doubt::Released(_) => {}
+                Doubt::Left(key, token) => self.let_go(core, key, token),
             }
         }
     }
@@ -69,6 +71,23 @@ impl State {
             Ok(_) | Err(_) => {}
         });
         core.engine.submit_numbered(request, done);
+    }
+
+    /// Releases a grant that was lost in its holder's view, however often it was taken: once too often does no harm.
+    pub(super) fn let_go(self: &Arc<State>, core: &Arc<Core>, key: Key, token: Token) {
+        let (state, keeper, session) = (self.clone(), core.clone(), self.id());
+        if session.0 == 0 {
+            return;
+        }
+        let op = Op::Release { key: key.clone(), token };
+        let done = Box::new(move |answer: Result<Outcome>| match answer {
+            Err(e) if in_doubt(&e) && state.id() == session && !planted!("release-forgotten") => {
+                state.doubts.list().push(Doubt::Left(key, token));
+            }
+            Ok(Outcome::Released { left: 1.. }) => state.let_go(&keeper, key, token),
+            Ok(_) | Err(_) => {}
+        });
+        core.engine.submit(&Request { session, seq: 0, op }, done);
     }
 
     /// Gives back what this request may have been granted.

@@ -349,7 +349,7 @@ impl State {
                     };
                     self.tell_lost(core, id, key.clone(), token, reason);
                     // The ledger may let it live a little longer, and the session's next renewal would keep it for nobody.
-                    core.engine.submit(&Request { session: id, seq: 0, op: Op::Release { key, token } }, Box::new(|_| {}));
+                    self.let_go(core, key, token);
                 }
             }
         }
