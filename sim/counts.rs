@@ -42,11 +42,13 @@ pub enum Fault {
     Flip,
     /// A bit of the log is not.
     FlipOfLog,
+    /// A copy of a disk is started beside the machine that works with it.
+    Twin,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 19] = [
         Fault::Kill,
         Fault::PowerCut,
         Fault::Pause,
@@ -65,6 +67,7 @@ impl Fault {
         Fault::Enospc,
         Fault::Flip,
         Fault::FlipOfLog,
+        Fault::Twin,
     ];
 }
 

@@ -5,18 +5,28 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::clock::Stand;
+use super::clock::{HostClock, Stand};
 use super::counts::Fault;
-use super::host::Host;
+use super::host::{Host, Up};
 use super::load::{self, Client};
 use super::net::Net;
+use super::tasks;
 use super::world::World;
-use crate::base::{Rng, SeededRng, Status};
+use crate::base::{Clock, Rng, SeededRng, Status};
 use crate::store::crash_disk;
 use crate::store::disk::Disk;
 
 /// A process starts within this, or its disk has failed it.
 const START: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether they do.
+const LOOK: Duration = Duration::from_millis(10);
+/// Within this the others know a process again, when they can hear it.
+const KNOWN: Duration = Duration::from_secs(2);
+
+fn wall_ms(clock: &HostClock) -> i64 {
+    (clock.realtime_ns() / 1_000_000) as i64
+}
 
 pub struct Site {
     pub world: Arc<World>,
@@ -24,13 +34,15 @@ pub struct Site {
     pub net: Net,
     pub rng: SeededRng,
     names: Vec<String>,
+    /// With a copy of somebody's disk; refused, and silent from then on.
+    twin: Option<Host>,
 }
 
 impl Site {
     pub fn new(world: Arc<World>, members: usize, net: Net, mut rng: SeededRng) -> Site {
         let names: Vec<String> = (0..members).map(|i| char::from(b'a' + i as u8).to_string()).collect();
-        let hosts = names.iter().map(|name| Host::new(name, &mut rng)).collect();
-        Site { world, hosts, net, rng, names }
+        let hosts = names.iter().map(|name| Host::new(name, world.began_ms, &mut rng)).collect();
+        Site { world, hosts, net, rng, names, twin: None }
     }
 
     fn pick(&mut self) -> usize {
@@ -41,7 +53,7 @@ impl Site {
     pub async fn boot(&mut self, i: usize) {
         let (world, host) = (self.world.clone(), &mut self.hosts[i]);
         world.trace.note(format_args!("boot {}", host.name));
-        let booted = timeout(START, host.boot(&self.names, &self.net, &world.counts, &world.trace)).await;
+        let booted = timeout(START, host.boot(&self.names, &self.net, &world)).await;
         match booted.unwrap_or_else(|_| Err(Status::Timeout.into())) {
             Ok(up) => {
                 world.counts.done("started");
@@ -50,7 +62,11 @@ impl Site {
                     let load = load::holder(world.clone(), up.clone(), number, SeededRng::new(self.rng.next_u64()));
                     drop(tokio::spawn(up.machine.run(load)));
                 }
-                let load = load::writer(world.clone(), up.clone(), SeededRng::new(self.rng.next_u64()));
+                for _ in 0..2 {
+                    let load = load::writer(world.clone(), up.clone(), SeededRng::new(self.rng.next_u64()));
+                    drop(tokio::spawn(up.machine.run(load)));
+                }
+                let load = tasks::asker(world.clone(), up.clone(), SeededRng::new(self.rng.next_u64()));
                 drop(tokio::spawn(up.machine.run(load)));
             }
             Err(error) => {
@@ -97,10 +113,25 @@ impl Site {
         }
     }
 
+    /// All wall clocks show what the furthest has shown, but for some ms: before that time comes nothing is due.
+    fn set_walls(&mut self) {
+        let latest_ms = {
+            let mut ticks = self.world.ticks.lock().unwrap();
+            self.hosts.iter().for_each(|host| ticks.hears(wall_ms(&host.clock)));
+            ticks.latest_ms()
+        };
+        for host in &self.hosts {
+            host.clock.set_wall(latest_ms - wall_ms(&host.clock) + self.rng.below(40) as i64);
+        }
+    }
+
     /// The faults end for good.
     pub async fn calm_down(&mut self) {
         self.hosts.iter().for_each(|host| host.clock.set_rate(1_000_000));
+        self.set_walls();
         self.mend().await;
+        self.twin_is_nobody();
+        self.kill_twin();
         // What had ended without being noticed, and what could not start on a full disk.
         for _ in 0..20 {
             sleep(Duration::from_millis(100)).await;
@@ -110,6 +141,7 @@ impl Site {
 
     /// Gives everything back.
     pub fn close(&mut self) {
+        self.kill_twin();
         for i in 0..self.hosts.len() {
             self.kill(i);
         }
@@ -120,7 +152,8 @@ impl Site {
         let (i, counts, calm) = (self.pick(), self.world.counts.clone(), self.world.calm);
         let other = (i + 1 + self.rng.below(self.hosts.len() as u64 - 1) as usize) % self.hosts.len();
         let (me, you) = (self.names[i].clone(), self.names[other].clone());
-        let kind = self.rng.below(26);
+        self.twin_is_nobody();
+        let kind = self.rng.below(27);
         self.world.trace.note(format_args!("trouble {kind} {me} {you}"));
         match kind {
             0 | 1 => {
@@ -144,7 +177,13 @@ impl Site {
                 counts.add(Fault::Rate);
             }
             10 => {
-                self.hosts[i].clock.set_wall(self.rng.below(7_200_000) as i64 - 3_600_000);
+                // Mostly by little: when the furthest clock is an hour ahead there are no ticks on the others for that hour.
+                let by_ms = if self.rng.below(4) == 0 { 3_600_000 } else { 2_000 };
+                let clock = &self.hosts[i].clock;
+                let mut ticks = self.world.ticks.lock().unwrap();
+                ticks.hears(wall_ms(clock));
+                clock.set_wall(self.rng.below(2 * by_ms) as i64 - by_ms as i64);
+                ticks.hears(wall_ms(clock));
                 counts.add(Fault::Wall);
             }
             11 | 12 => {
@@ -176,6 +215,7 @@ impl Site {
                 counts.add(Fault::Enospc);
             }
             20 => self.flip(i).await,
+            21 => self.twin(i).await,
             _ => self.mend().await,
         }
     }
@@ -219,6 +259,66 @@ impl Site {
             clock.set_stand(Stand::Runs);
             up.machine.go_on();
         }));
+    }
+
+    /// The disk of a machine was copied while it was off. Once all others know the machine's process again the copy is started elsewhere, where
+    /// everybody hears it: what some have not heard of they cannot refuse.
+    async fn twin(&mut self, i: usize) {
+        if self.twin.is_some() || self.hosts[i].lost.is_some() || !self.kill(i) {
+            return;
+        }
+        let disk = self.hosts[i].disk.kill_process();
+        let copy = disk.copy();
+        self.hosts[i].disk = disk;
+        self.net.heal();
+        self.boot(i).await;
+        let Some(up) = self.hosts[i].up.clone() else { return };
+        let index = |up: &Arc<Up>| up.access.read_local(|ledger| ledger.applied().index).unwrap_or(0);
+        let known = async {
+            while up.node.session().id().0 == 0 {
+                sleep(LOOK).await;
+            }
+            let least = index(&up);
+            while self.world.processes().iter().any(|up| up.lives() && index(up) < least) {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(KNOWN, known).await.is_err() {
+            return;
+        }
+        let mut twin = self.hosts[i].twin(copy, self.world.wall_ms());
+        let booted = timeout(START, twin.boot(&self.names, &self.net, &self.world)).await;
+        if let Ok(Ok(up)) = booted
+            && timeout(KNOWN, async {
+                while up.lives() {
+                    sleep(LOOK).await
+                }
+            })
+            .await
+            .is_ok()
+        {
+            let why = up.ended.lock().unwrap().clone();
+            self.world.trace.note(format_args!("the twin {} ends: {why:?}", up.name));
+            self.world.counts.add(Fault::Twin);
+            self.twin = Some(twin);
+        } else {
+            // Whoever had to refuse it stood still.
+            twin.kill(&self.net);
+            self.world.counts.done("twin not heard");
+        }
+        self.twin_is_nobody();
+    }
+
+    /// I-19: nobody has taken the twin for a member.
+    fn twin_is_nobody(&self) {
+        let Some(up) = self.twin.as_ref().and_then(|twin| twin.up.as_ref()) else { return };
+        assert!(!up.lives() && up.node.session().id().0 == 0, "I-19: the cluster has opened a session for the twin {}", up.name);
+    }
+
+    fn kill_twin(&mut self) {
+        if let Some(mut twin) = self.twin.take() {
+            twin.kill(&self.net);
+        }
     }
 
     fn flips(&self) -> u64 {

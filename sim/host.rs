@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::clock::HostClock;
-use super::counts::Counts;
 use super::net::Net;
-use super::trace::Trace;
-use crate::base::{Config, Error, NodeId, Result, Rng, SeededRng, Status};
+use super::tasks;
+use super::world::World;
+use crate::base::{Clock, Config, Error, NodeId, Result, Rng, SeededRng, Status};
 use crate::consensus::{Access, Bounds, Machine, Options, Server, Timing};
 use crate::engine::{Engine, EventSink, RaftEngine};
 use crate::gate::GateEvent;
 use crate::ledger::{Event, Params};
+use crate::node::orchestrator::{Orchestrator, OrchestratorOptions};
 use crate::node::{self, Env, Gate, Node};
 use crate::store::crash_disk::CrashDisk;
 use crate::store::{RedbState, Wal};
@@ -28,6 +29,8 @@ pub const SESSION_TTL: Duration = Duration::from_millis(3_000);
 /// The office that all gates hold or wait for.
 pub const OFFICE: &str = "office";
 pub const OFFICE_TTL: Duration = Duration::from_millis(2_000);
+/// For so long a node that begins to give out work holds back.
+const RAMP_UP: Duration = Duration::from_millis(500);
 /// Between two rounds of the node's own work.
 const STEP: Duration = Duration::from_millis(10);
 
@@ -61,13 +64,25 @@ pub struct Up {
     pub name: String,
     pub machine: Machine,
     pub node: Node,
+    pub orchestrator: Orchestrator,
     pub gate: Gate,
+    clock: HostClock,
     pub access: Access,
     /// Why its part in the cluster has ended.
     pub ended: Arc<Mutex<Option<Error>>>,
 }
 
 impl Up {
+    /// The name of its machine, and of the node.
+    pub fn host(&self) -> &str {
+        self.name.split('#').next().unwrap()
+    }
+
+    /// What its wall clock shows, UTC ms.
+    pub fn wall_ms(&self) -> i64 {
+        (self.clock.realtime_ns() / 1_000_000) as i64
+    }
+
     /// Whether it lives, be it stopped.
     pub fn lives(&self) -> bool {
         !self.machine.is_dead() && self.ended.lock().unwrap().is_none()
@@ -76,6 +91,8 @@ impl Up {
 
 pub struct Host {
     pub name: String,
+    /// Where it is reached: for a twin not its name.
+    address: String,
     pub disk: CrashDisk,
     disk_id: u128,
     pub opens: u64,
@@ -87,18 +104,26 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(name: &str, rng: &mut SeededRng) -> Host {
+    /// A machine whose wall clock is right, but for some ms.
+    pub fn new(name: &str, wall_ms: i64, rng: &mut SeededRng) -> Host {
         let mut rng = SeededRng::new(rng.next_u64());
         Host {
             name: name.to_owned(),
+            address: name.to_owned(),
             disk: CrashDisk::new(rng.next_u64()),
             disk_id: rng.next_u128(),
             opens: 0,
-            clock: HostClock::new(1_000_000_000 + rng.below(1 << 40), 1_700_000_000_000_000_000 + rng.below(1 << 50)),
+            clock: HostClock::new(1_000_000_000 + rng.below(1 << 40), wall_ms as u64 * 1_000_000 + rng.below(40_000_000)),
             rng,
             up: None,
             lost: None,
         }
+    }
+
+    /// Another machine with a copy of this one's disk as it was before its present process.
+    pub fn twin(&mut self, disk: CrashDisk, wall_ms: i64) -> Host {
+        let twin = Host::new(&self.name, wall_ms, &mut self.rng);
+        Host { address: format!("{}'", self.name), disk, disk_id: self.disk_id, opens: self.opens - 1, ..twin }
     }
 
     fn seeded(&mut self) -> Box<SeededRng> {
@@ -106,13 +131,13 @@ impl Host {
     }
 
     /// Starts a process: the node of the product over this disk, these clocks and the network.
-    pub async fn boot(&mut self, founders: &[String], net: &Net, counts: &Counts, trace: &Trace) -> Result<Arc<Up>> {
+    pub async fn boot(&mut self, founders: &[String], net: &Net, world: &Arc<World>) -> Result<Arc<Up>> {
         self.opens += 1;
         let machine = Machine::new(self.rng.next_u64());
         let (rngs, boot) = ([self.seeded(), self.seeded(), self.seeded()], self.rng.next_u64() | 1);
         let options = Options {
             name: self.name.clone(),
-            address: self.name.clone(),
+            address: self.address.clone(),
             disk: self.disk_id,
             opens: self.opens,
             boot,
@@ -128,17 +153,19 @@ impl Host {
             inline: true,
         };
         let first = self.disk.ops() == 0 && self.opens == 1;
-        let name = format!("{}#{}", self.name, self.opens);
+        let name = format!("{}#{}", self.address, self.opens);
         let opening = open(name, options, self.disk.clone(), first, self.clock.clone(), rngs, net.clone(), machine.clone());
         let up = Arc::new(machine.run(opening).await?);
-        let (counts, trace, told) = (counts.clone(), trace.clone(), up.name.clone());
-        up.node.subscribe(Box::new(move |event| listen(event, &told, &counts, &trace)))?;
+        let (told, to) = (up.name.clone(), world.clone());
+        up.node.subscribe(Box::new(move |event| listen(event, &told, &to)))?;
+        tasks::register(world, &up, SeededRng::new(self.rng.next_u64()))?;
         let served = up.clone();
         drop(tokio::spawn(machine.run(async move {
             loop {
                 let next = served.node.step().min(STEP);
                 // Closed, once it has ended.
                 let _ = served.node.dispatch(usize::MAX);
+                let next = served.orchestrator.step().min(next);
                 sleep(next.max(Duration::from_micros(100))).await;
             }
         })));
@@ -148,7 +175,7 @@ impl Host {
 
     /// The process is gone, and with it what it had not written.
     pub fn kill(&mut self, net: &Net) {
-        net.leave(&self.name);
+        net.leave(&self.address);
         if let Some(up) = self.up.take() {
             up.machine.die();
             // So that nothing of it waits for anything when it is given back.
@@ -179,6 +206,7 @@ async fn open(
     let state = RedbState::open(&disk, options.disk, !recovery.clean)?;
     let (late, server) = (Arc::new(LateSink::default()), Server::default());
     let (ended, address) = (late.ended.clone(), options.address.clone());
+    let own_clock = clock.clone();
     let clock: Arc<dyn crate::base::Clock> = Arc::new(clock);
     let engine = RaftEngine::open_here(options, (log, state), clock.clone(), net.wire(&address), server.clone(), late.clone()).await?;
     let access = engine.consensus().access();
@@ -194,12 +222,16 @@ async fn open(
     let gate = node.gate("gate", &Config::new())?;
     gate.hold(OFFICE.as_bytes(), OFFICE_TTL)?;
     net.serve(&address, server, &machine, ended.clone());
-    Ok(Up { name, machine, node, gate, access, ended })
+    let options = OrchestratorOptions { ramp_up: RAMP_UP, ..OrchestratorOptions::default() };
+    let orchestrator = node.orchestrator(options)?;
+    Ok(Up { name, machine, node, orchestrator, gate, clock: own_clock, access, ended })
 }
 
-fn listen(event: &node::Event, who: &str, counts: &Counts, trace: &Trace) {
-    trace.note(format_args!("{who} {event:?}"));
+fn listen(event: &node::Event, who: &str, world: &World) {
+    let counts = &world.counts;
+    world.trace.note(format_args!("{who} {event:?}"));
     match event {
+        node::Event::Gate { event: GateEvent::Drained { epoch, .. }, .. } => world.drained(who, *epoch),
         node::Event::Gate { event: GateEvent::Granted { .. }, .. } => counts.done("gate opened"),
         node::Event::Gate { event: GateEvent::Lost { .. }, .. } => counts.done("gate lost"),
         node::Event::Lost { .. } => counts.done("grant lost"),

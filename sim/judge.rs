@@ -40,7 +40,7 @@ fn key(name: &str) -> Key {
 }
 
 /// The ledgers of all processes that live, with their names.
-fn ledgers(world: &World, mut look: impl FnMut(&Arc<Up>, &Ledger)) {
+pub fn ledgers(world: &World, mut look: impl FnMut(&Arc<Up>, &Ledger)) {
     for up in world.processes() {
         if up.lives() {
             let _ = up.access.read_local(|ledger| look(&up, ledger));

@@ -11,6 +11,7 @@ use super::host::{OFFICE, OFFICE_TTL, TIMEOUT, Up};
 use super::world::{Believed, World};
 use crate::base::{Key, Result, Rng, SeededRng, SessionId, Status, Token};
 use crate::gate::Verdict;
+use crate::ledger::orch::OrchOp;
 use crate::ledger::{self, Op, Outcome, Refusal, Request, Spec};
 use crate::node::{LockMode, LockOptions};
 
@@ -153,15 +154,19 @@ pub async fn writer(world: Arc<World>, up: Arc<Up>, mut rng: SeededRng) {
             continue;
         };
         let epoch = permit.epoch();
+        world.enters(&up.name, epoch);
         // Now and then a write takes longer than the lease lives.
         let takes = if rng.below(40) == 0 { rng.below(3_000) } else { rng.below(30) };
         sleep(ms(takes)).await;
-        if rng.below(3) != 0 || permit.precommit() == Verdict::Held {
+        let commits = rng.below(3) != 0 || permit.precommit() == Verdict::Held;
+        world.leaves(&up.name, epoch);
+        if commits {
             match permit.finish() {
                 Verdict::Held => world.judge.lock().unwrap().written(&world, epoch, &up.name),
                 Verdict::Uncertain => world.counts.done("uncertain write"),
             }
         } else {
+            drop(permit);
             world.counts.done("write given up");
         }
         if rng.below(150) == 0 && up.gate.reset().is_ok() {
@@ -220,6 +225,15 @@ impl Client {
                 self.session = id;
                 return;
             }
+        }
+    }
+
+    /// As [`Client::ask`], of the orchestrator, for as long as it takes.
+    pub async fn asks(&mut self, op: OrchOp) -> Outcome {
+        let seq = self.number();
+        match self.ask(1_000, seq, Op::Orch(op)).await {
+            Some(outcome) => outcome,
+            None => panic!("nobody answers"),
         }
     }
 

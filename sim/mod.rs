@@ -4,8 +4,7 @@
 //! thread and in virtual time: machines with clocks of their own, disks that fail, a network that does. First things go wrong, then
 //! nothing any more, and it must serve again. Everything follows from the seed.
 //!
-//! Elections and heartbeats go by the runtime's one virtual time, whatever a machine's own clocks say; the orchestrator, which waits for answers
-//! on threads of its own, has its faults in `tests/orchestrator_faults.rs`.
+//! Elections and heartbeats go by the runtime's one virtual time, whatever a machine's own clocks say.
 //!
 //! | module | its one job |
 //! |---|---|
@@ -13,6 +12,7 @@
 //! | [`history`] | such histories as JSON lines, of simulations and of real processes |
 //! | [`clock`], [`net`], [`host`] | a machine's clocks; the network between machines; a machine with a node on it |
 //! | [`load`] | who works under the locks and gates |
+//! | [`tasks`], [`ticks`] | what the orchestrators give out and who does it; what must hold of their runs |
 //! | [`faults`] | what goes wrong, and that it ends |
 //! | [`judge`] | what must hold at every moment |
 //! | [`chance`] | what is random below us, in the libraries, follows the seed too |
@@ -31,23 +31,28 @@ mod linear;
 mod load;
 mod net;
 mod runs;
+mod tasks;
+mod ticks;
 mod trace;
 mod world;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use self::counts::Counts;
 use self::faults::Site;
-use self::judge::Judge;
 use self::load::{Client, KEPT, KEYS};
 use self::net::Net;
+use self::ticks::Ticks;
 use self::trace::Trace;
 use self::world::World;
 use crate::base::{Key, Rng, SeededRng};
+use crate::ledger::orch::OrchQuery;
 
+/// The wall time at which runs begin, UTC ms, and some days after it.
+const BEGAN_MS: i64 = 1_700_000_040_000;
 /// How long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// I-33: after the faults a session is opened within this, and each lock is to be had within that.
@@ -74,17 +79,9 @@ async fn story(seed: u64, members: usize, calm: bool) -> Told {
     let mut rng = SeededRng::new(seed);
     let (counts, trace) = (Counts::default(), Trace::new());
     let net = Net::new(rng.next_u64(), counts.clone(), trace.clone());
-    let judge = Judge::new(if calm { 1_005_000 } else { 1_500_000 });
-    let world = Arc::new(World {
-        counts: counts.clone(),
-        trace: trace.clone(),
-        up: Mutex::new(vec![None; members]),
-        history: Mutex::default(),
-        believed: Mutex::default(),
-        judge: Mutex::new(judge),
-        calm,
-        over: Mutex::new(false),
-    });
+    // Some seconds before a full minute, at which a window closes.
+    let began_ms = BEGAN_MS + rng.below(20_000) as i64 * 60_000 + 35_000 + rng.below(20_000) as i64;
+    let world = Arc::new(World::new(counts.clone(), trace.clone(), members, calm, began_ms));
     let mut site = Site::new(world.clone(), members, net.clone(), rng);
     for i in 0..members {
         site.boot(i).await;
@@ -93,6 +90,7 @@ async fn story(seed: u64, members: usize, calm: bool) -> Told {
     let mut clients = site.clients(4);
     let mut keeper = clients.pop().unwrap();
     keeper.open(3_600_000).await;
+    keeper.put(tasks::schedules(began_ms)).await;
     let mut kept = Vec::new();
     for name in KEPT {
         kept.push((name, keeper.keep(name).await));
@@ -107,6 +105,7 @@ async fn story(seed: u64, members: usize, calm: bool) -> Told {
     site.calm_down().await;
     let healed = Instant::now();
     serves_again(&world, &mut site, healed).await;
+    ticks_go_on(&world, healed).await;
     *world.over.lock().unwrap() = true;
     for client in clients {
         client.await.unwrap();
@@ -135,6 +134,8 @@ async fn watch(world: Arc<World>) {
     for round in 0u64.. {
         sleep(Duration::from_millis(20)).await;
         world.judge.lock().unwrap().look(&world, round % 5 == 0);
+        world.ticks.lock().unwrap().look(&world, round % 5 == 0);
+        world.check_listeners();
     }
 }
 
@@ -156,6 +157,22 @@ async fn serves_again(world: &Arc<World>, site: &mut Site, healed: Instant) {
         let office = |up: &Arc<host::Up>| up.access.read_local(|l| l.lock(&Key::new(host::OFFICE.as_bytes()).unwrap())).unwrap();
         let gates = || world.processes().iter().map(|up| (up.name.clone(), office(up), up.gate.status())).collect::<Vec<_>>();
         assert!(healed.elapsed() < FREE, "I-33: no gate opens after the faults: {:#?}", gates());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// G5: every tick is judged, on every node that lives.
+async fn ticks_go_on(world: &Arc<World>, healed: Instant) {
+    let all = OrchQuery::Schedules { after: String::new(), limit: 100 };
+    loop {
+        world.ticks.lock().unwrap().look(world, true);
+        let (wall_ms, now) = (world.ticks.lock().unwrap().latest_ms(), world.processes());
+        let judged = |up: &Arc<host::Up>| up.access.read_local(|l| l.orch(|state| Ticks::are_judged(world, state, wall_ms))).unwrap();
+        if now.iter().any(judged) {
+            return world.trace.note(format_args!("ticks go on after {:?}", healed.elapsed()));
+        }
+        let stands = |up: &Arc<host::Up>| up.access.read_local(|l| l.ask(&all)).unwrap();
+        assert!(healed.elapsed() < FREE, "G5: ticks are not judged {FREE:?} after the faults: {:#}", now.first().map(stands).unwrap());
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -193,6 +210,7 @@ async fn converged(world: &Arc<World>, kept: &[(&str, u64)]) {
                     assert_eq!(held, Some(*token), "I-16: {name} on {}", up.name);
                 }
                 assert!(ledger.counts().last_token >= told, "I-16: {} has forgotten token {told}", up.name);
+                ledger.orch(|state| world.ticks.lock().unwrap().account(world, state));
             })
             .unwrap();
     }

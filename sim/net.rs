@@ -129,6 +129,15 @@ impl Net {
         self.state.lock().unwrap().broken.clone()
     }
 
+    /// `from` is about to ask something.
+    fn hears(&self, from: &str, to: &str) {
+        let mut state = self.state.lock().unwrap();
+        let ended = state.served.get(from).and_then(|served| served.ended.lock().unwrap().clone());
+        if let Some(why) = ended {
+            state.broken.push(format!("I-18: {from} asked {to} after its end: {why}"));
+        }
+    }
+
     fn way(&self, from: &str, to: &str) -> Way {
         self.state.lock().unwrap().ways.get(&(from.to_owned(), to.to_owned())).copied().unwrap_or_default()
     }
@@ -273,6 +282,7 @@ struct Wire {
 
 impl Transport for Wire {
     fn call(&self, _name: &str, address: &str, lane: Lane, body: Vec<u8>, limit: Duration) -> Call {
+        self.net.hears(&self.me, address);
         let body = Bytes::from(body);
         let (tell, mut told) = mpsc::unbounded_channel();
         for arrival in self.net.arrivals(&self.me, address, lane, &tell) {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::counts::{Counts, Fault};
 use super::run;
 
-/// Operations that a run must have had answered.
+/// Operations that a run must have had answered, and runs of the orchestrator that it must have had begun.
 const ANSWERED: u64 = 80;
+const BEGUN: u64 = 12;
 
 /// Runs of these seeds: each printed, some of them twice.
 fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
@@ -28,6 +29,8 @@ fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
         println!("seed {seed}: {:016x} of {} events; {}", told.hash.0, told.hash.1, told.counts);
         let answered = told.counts.of_done("granted") + told.counts.of_done("read");
         assert!(answered >= ANSWERED, "I-35: only {answered} operations were answered");
+        let begun = told.counts.of_done("run started");
+        assert!(begun >= BEGUN, "I-35: only {begun} runs of the orchestrator were begun");
         if seed % 8 == 0 || (asked && runs == 1) {
             let again = run(seed, members, calm);
             assert_eq!(told.hash, again.hash, "I-36: seed {seed} has told another story");
@@ -46,8 +49,9 @@ fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
     }
 }
 
-// At every moment I-01, I-02, I-03, I-05, I-07, I-10, I-12, I-13, I-15, I-18, I-20 (`judge.rs`, `load.rs`, `net.rs`); in the end I-04, I-11, I-16,
-// I-33 (`mod.rs`) and I-17 (`linear.rs`); of the run itself I-35, I-36.
+// At every moment I-01, I-02, I-03, I-05, I-07, I-10, I-12, I-13, I-15, I-18, I-19, I-20, I-22 (`judge.rs`, `load.rs`, `net.rs`, `faults.rs`,
+// `world.rs`), of the orchestrator I-26, I-27 (`ticks.rs`); in the end I-04, I-11, I-16, I-33 (`mod.rs`)
+// and I-17 (`linear.rs`); of the run itself I-35, I-36.
 #[test]
 fn three_members() {
     sweep(0..3, 3, true, &[Fault::Kill, Fault::PowerCut]);

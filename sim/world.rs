@@ -7,6 +7,7 @@ use super::counts::Counts;
 use super::history::Line;
 use super::host::Up;
 use super::judge::Judge;
+use super::ticks::Ticks;
 use super::trace::Trace;
 
 /// A grant that its holder believes in.
@@ -27,6 +28,11 @@ pub struct World {
     /// By token.
     pub believed: Mutex<BTreeMap<u64, Believed>>,
     pub judge: Mutex<Judge>,
+    pub ticks: Mutex<Ticks>,
+    /// Writes in flight by process and epoch.
+    in_flight: Mutex<BTreeMap<(String, u64), u32>>,
+    /// The wall time at which it began, UTC ms.
+    pub began_ms: i64,
     /// Clocks are as good as is assumed: then time alone keeps holders apart, too.
     pub calm: bool,
     /// The load is to end.
@@ -34,6 +40,55 @@ pub struct World {
 }
 
 impl World {
+    pub fn new(counts: Counts, trace: Trace, members: usize, calm: bool, began_ms: i64) -> World {
+        World {
+            counts,
+            trace,
+            up: Mutex::new(vec![None; members]),
+            history: Mutex::default(),
+            believed: Mutex::default(),
+            judge: Mutex::new(Judge::new(if calm { 1_005_000 } else { 1_500_000 })),
+            ticks: Mutex::default(),
+            in_flight: Mutex::default(),
+            began_ms,
+            calm,
+            over: Mutex::new(false),
+        }
+    }
+
+    /// The true wall time, UTC ms.
+    pub fn wall_ms(&self) -> i64 {
+        self.began_ms + (self.trace.now() / 1_000_000) as i64
+    }
+
+    /// When the window closes that is open in the beginning, UTC ms.
+    pub fn closes_ms(&self) -> i64 {
+        (self.began_ms.div_euclid(60_000) + 1) * 60_000
+    }
+
+    /// A write is let in under this epoch.
+    pub fn enters(&self, who: &str, epoch: u64) {
+        *self.in_flight.lock().unwrap().entry((who.to_owned(), epoch)).or_default() += 1;
+    }
+
+    /// It is over.
+    pub fn leaves(&self, who: &str, epoch: u64) {
+        *self.in_flight.lock().unwrap().entry((who.to_owned(), epoch)).or_default() -= 1;
+    }
+
+    /// I-22: the gate of this process has told that nothing is in flight under an epoch.
+    pub fn drained(&self, who: &str, epoch: u64) {
+        let in_flight = self.in_flight.lock().unwrap();
+        let left = in_flight.get(&(who.to_owned(), epoch)).copied().unwrap_or(0);
+        self.counts.done("drained");
+        assert_eq!(left, 0, "I-22: {who} tells that epoch {epoch} is drained, with writes in flight");
+    }
+
+    /// A listener's panic is the run's.
+    pub fn check_listeners(&self) {
+        assert!(!self.in_flight.is_poisoned(), "a gate's event was not as it must be");
+    }
+
     pub fn processes(&self) -> Vec<Arc<Up>> {
         self.up.lock().unwrap().iter().flatten().cloned().collect()
     }
