@@ -314,7 +314,7 @@ fn who_is_dropped_gives_out_no_more_work_and_gets_none() {
     assert!(begun.len() >= 9 && begun.iter().all(|(n, _)| *n == 1), "{begun:?}");
 }
 
-// G1.
+// I-26, G1.
 #[test]
 fn an_attempt_that_was_lost_here_is_not_begun_here_again() {
     let workers = Workers::new(vec![calm()]);
