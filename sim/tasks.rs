@@ -93,7 +93,7 @@ pub fn register(world: &Arc<World>, up: &Arc<Up>, rng: SeededRng) -> Result<()> 
 async fn work(world: Arc<World>, up: Arc<Up>, context: TaskContext, mut rng: SeededRng) {
     world.ticks.lock().unwrap().begins(&world, &up, &context);
     let takes = if rng.below(10) == 0 { 1_000 + rng.below(3_000) } else { rng.below(500) };
-    let (until, deaf) = (world.trace.now() + takes * 1_000_000, rng.below(8) == 0);
+    let (until, deaf) = (world.trace.now() + takes * 1_000_000, rng.below(4) == 0);
     while world.trace.now() < until && (deaf || context.stop() == Stop::No) {
         sleep(ms(10 + rng.below(80))).await;
         if deaf || context.check().is_ok() {

@@ -71,9 +71,11 @@ impl Ticks {
         assert!(!other && tokens.values().is_sorted_by(|a, b| a < b), "G2: run {run} has the tokens {tokens:?}");
         if context.try_number() == 1 {
             world.counts.done("run started");
-            if attempt > 1 {
-                world.counts.done("take-over");
-            }
+            world.counts.done(match (attempt, context.schedule()) {
+                (1, ASKED) => "run asked for started",
+                (1, _) => "tick started",
+                _ => "take-over",
+            });
         }
         self.working.push(Working { up: up.clone(), context: context.clone() });
     }
