@@ -74,6 +74,27 @@ fn a_release_that_nobody_waits_for_is_made_again() {
 }
 
 #[test]
+fn a_lock_that_is_lost_without_a_majority_is_free_when_there_is_one() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut nodes, leader, other) = pair(place.path(), 7200);
+    for (mine, gone) in [(leader, other), (other, leader)] {
+        let session = nodes[mine].as_ref().unwrap().session();
+        let token = session.acquire_token(b"lost", &LockOptions::default(), Some(LIMIT)).unwrap();
+        drop(nodes[gone].take());
+        eventually("its lease is over in its own view", || !session.is_held(b"lost", token));
+        // Asked after the release: once this has been given up, so has that.
+        assert_eq!(session.try_acquire_token(b"other", &LockOptions::default()).unwrap_err().status(), Status::Unavailable);
+        // For the ledger hardly any time has passed: the session lives on, and renews what it has.
+        nodes[gone] = Some(open(place.path(), 7200, u16::try_from(gone).unwrap()));
+        nodes[gone].as_ref().unwrap().wait_ready(LIMIT).unwrap();
+        let theirs = nodes[gone].as_ref().unwrap().session();
+        eventually("it is free for others", || {
+            theirs.try_acquire_token(b"lost", &LockOptions::default()).is_ok_and(|token| theirs.release(b"lost", token).is_ok())
+        });
+    }
+}
+
+#[test]
 fn a_lock_granted_without_an_answer_is_given_back() {
     let place = tempfile::tempdir().unwrap();
     // The leader alone: what it is asked stands in its log, and nobody has acknowledged it.

@@ -314,6 +314,21 @@ fn who_is_dropped_gives_out_no_more_work_and_gets_none() {
     assert!(begun.len() >= 9 && begun.iter().all(|(n, _)| *n == 1), "{begun:?}");
 }
 
+// G5.
+#[test]
+fn who_gave_out_work_and_no_longer_believes_that_it_may_does_so_again() {
+    let workers = Workers::new(vec![calm(), calm()]);
+    workers.all[0].put_json(r#"{"id": "s", "scope": "singleton", "every_ms": 1000, "tasks": [{"kind": "work"}]}"#, None).unwrap();
+    assert!(workers.run(5 * SECOND).len() >= 4);
+    // Its session's hour is over in its own view, and not yet in the ledger's: there it goes on, and with it the lock of whoever gives out work.
+    workers.clock.advance(3_560_000 * 1_000_000);
+    for orchestrator in &workers.all {
+        orchestrator.step();
+    }
+    workers.run(15 * SECOND);
+    assert!(workers.run(10 * SECOND).len() >= 9);
+}
+
 // I-26, G1.
 #[test]
 fn an_attempt_that_was_lost_here_is_not_begun_here_again() {
