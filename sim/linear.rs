@@ -161,7 +161,7 @@ struct Search {
     names: Vec<u128>,
     /// The first call of an acquisition whose outcome is unknown.
     lost: u64,
-    /// Tokens that were told to somebody.
+    /// Tokens that were told to somebody who cannot have had them before without knowing.
     told: BTreeSet<u64>,
     seen: HashSet<u128>,
     left: u64,
@@ -202,7 +202,12 @@ impl Search {
                 *until = (*until).max(lives_until);
             }
         }
-        let told = lives.keys().copied().collect();
+        let first = |call: &Call| match call.op {
+            Op::Grant { mode: Mode::Exclusive { reentrant: true }, .. } => None,
+            Op::Grant { token, .. } => Some(token),
+            _ => None,
+        };
+        let told = calls.iter().filter_map(first).collect();
         let mut steps: Vec<(Step, (u64, u64))> = calls.iter().map(|c| (Step::Call(*c), (c.call, c.ret))).collect();
         steps.extend(lives.into_iter().map(|(token, until)| (Step::Expiry { token }, (until, u64::MAX))));
         steps.sort_by_key(|(_, span)| *span);
@@ -439,6 +444,10 @@ mod tests {
         bad(&[&twice[..], &[release(1, 4, 5, 5, Some(0))]].concat());
         bad(&[&twice[..], &[release(1, 4, 5, 5, Some(1)), grant(2, 8, 9, AGAIN, 6, 100)]].concat());
         bad(&[grant(1, 0, 1, AGAIN, 5, 100), grant(2, 2, 3, AGAIN, 5, 100)]);
+        // Had without knowing, seen by another, and told when it was taken again.
+        let seen = [call(9, 4, 5, Op::Read { token: Some(5) }), grant(1, 6, 7, AGAIN, 5, 100)];
+        good(&[&[call(1, 2, u64::MAX, Op::Lost)], &seen[..]].concat());
+        bad(&seen);
         // Another's grant is not released.
         good(&[grant(1, 0, 1, AGAIN, 5, 100), release(2, 2, 3, 5, None), call(9, 4, 5, Op::Read { token: Some(5) })]);
         bad(&[grant(1, 0, 1, AGAIN, 5, 100), release(2, 2, 3, 5, Some(0))]);
