@@ -72,6 +72,10 @@ test-valgrind: python ## the C programs under valgrind (installs it, as root)
 	@scripts/setup.sh $(VENV) valgrind
 	@TENURE_VALGRIND=1 $(PY) -m pytest -n 2 tests/python/test_valgrind.py
 
+.PHONY: test-tsan
+test-tsan: setup ## the C and C++ programs under the thread sanitizer (needs rustup; builds the standard library too)
+	@tests/c/tsan.sh $(CARGO_TARGET_DIR)/tsan
+
 .PHONY: soak
 soak: python ## MINUTES (10) of load under SESSIONS (10000): memory, files and threads stay flat, no lease is lost
 	@$(PY) tests/python/soak.py --minutes $(or $(MINUTES),10) --sessions $(or $(SESSIONS),10000)
