@@ -54,7 +54,7 @@ fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
 // and I-17 (`linear.rs`); of the run itself I-35, I-36.
 #[test]
 fn three_members() {
-    sweep(0..3, 3, true, &[Fault::Kill, Fault::PowerCut]);
+    sweep(0..6, 3, true, &[Fault::Kill, Fault::PowerCut]);
 }
 
 // I-15, I-17.
