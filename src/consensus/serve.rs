@@ -25,7 +25,7 @@ pub(super) fn fatal(error: impl std::fmt::Display) -> Error {
     Error::new(Status::Poisoned, format!("consensus has ended: {error}"))
 }
 
-/// What others hear of an operation that failed here. What is wrong with this member is not wrong with them or with the cluster: they ask
+/// What others hear of what failed here. What is wrong with this member is not wrong with them or with the cluster: they ask
 /// another one, and take what they asked for as in doubt.
 pub(crate) fn elsewhere(error: Error) -> Error {
     match error.status() {
@@ -42,10 +42,10 @@ pub(super) async fn serve(core: Arc<Core>, from: Option<(String, u128)>, body: B
     }
     // Not even that the sender is refused.
     if let Some(why) = core.ended().borrow().clone() {
-        return Err(why);
+        return Err(elsewhere(why));
     }
     let answer = match core.admit(&sender) {
-        Ok(()) => answer(&core, &sender, ask, records).await?,
+        Ok(()) => answer(&core, &sender, ask, records).await.map_err(elsewhere)?,
         Err(refused) => Answer::Failed((&refused).into()),
     };
     wire::answer(&core.me, &answer).map(Bytes::from)

@@ -208,11 +208,15 @@ async fn a_broken_disk_ends_the_leader_and_only_it() {
     let failed = handed_on.await.unwrap().unwrap_err();
     assert_eq!(failed.status(), Status::Unavailable, "in doubt, and no fault of the member that was asked: {failed}");
     eventually("it has ended", || rig.hosts[leader].seen.ended.lock().unwrap().is_some()).await;
+    // An order goes to the leader that is known; the next one obeys it.
+    let order = super::super::wire::Order::MakeToken { hash: [7; 32], node: "z".into(), ttl_ms: 60_000 };
+    let ordered = tokio::spawn(super::super::members::order(rig.core((leader + 1) % 3).clone(), order));
     let start = Instant::now();
     let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
     let new = rig.leader_among(&others).await;
     rig.execute(new, session, acquire("k", None, 1)).await.unwrap();
     assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+    ordered.await.unwrap().unwrap();
     let later = rig.execute(leader, session, acquire("k", None, 1)).await.unwrap_err();
     assert_eq!(later.status(), Status::Poisoned, "{later}");
 }
