@@ -4,8 +4,9 @@
 //! orders are tried one after the other, and a set of operations that has led to a state of the lock is not tried from that state again.
 //! Sources: Wing, Gong, "Testing and verifying concurrent objects", 1993; Lowe, "Testing for linearizability", 2017; the tool porcupine.
 //!
-//! What the lock itself does is part of the model. A lease runs out at any time from [`Op::Grant::lives_until`] on, or never. An acquisition whose
-//! outcome is not known may have been granted for a while, and so may explain that another one was refused; it explains no second holder.
+//! What the lock itself does is part of the model. A lease runs out at any time from [`Op::Grant::lives_until`] on, or never; it is there until
+//! an operation needs it gone. An acquisition whose outcome is not known may have been granted for a while, and so may explain that another one
+//! was refused; it explains no second holder.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -139,30 +140,27 @@ impl Lock {
     }
 }
 
-/// What may happen next in a history.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Call(Call),
-    /// A lease runs out.
-    Expiry {
-        token: u64,
-    },
+/// Whether a history can go on without this step.
+fn optional(call: &Call) -> bool {
+    matches!(call.op, Op::LostRelease { .. })
 }
 
-/// Whether a history can go on without this step.
-fn optional(step: &Step) -> bool {
-    matches!(step, Step::Expiry { .. } | Step::Call(Call { op: Op::LostRelease { .. }, .. }))
+fn again(call: &Call) -> bool {
+    matches!(call.op, Op::Grant { mode: Mode::Exclusive { reentrant: true }, .. })
 }
 
 struct Search {
-    steps: Vec<Step>,
-    /// When each step can be at the earliest and must be at the latest.
-    spans: Vec<(u64, u64)>,
+    /// In the order of their calls.
+    steps: Vec<Call>,
     names: Vec<u128>,
     /// The first call of an acquisition whose outcome is unknown.
     lost: u64,
     /// Tokens that were told to somebody who cannot have had them before without knowing.
     told: BTreeSet<u64>,
+    /// From when on a grant may be gone without an operation: its lease has run out, or a release without an answer has come.
+    ends: BTreeMap<u64, u64>,
+    /// So many steps that are still to be done find this grant held.
+    owed: BTreeMap<u64, u32>,
     seen: HashSet<u128>,
     left: u64,
     deepest: (usize, Vec<Call>),
@@ -190,60 +188,98 @@ fn digest(lock: &Lock) -> u128 {
 
 impl Search {
     fn new(calls: &[Call], budget: u64) -> Search {
-        let mut calls = calls.to_vec();
-        calls.sort_by_key(|c| (c.call, c.ret));
         let lost = calls.iter().filter(|c| c.op == Op::Lost).map(|c| c.call).min().unwrap_or(u64::MAX);
-        calls.retain(|c| c.op != Op::Lost);
-        // A renewal that was answered, and a grant, prove that the lease lived on from then.
-        let mut lives: BTreeMap<u64, u64> = BTreeMap::new();
-        for call in &calls {
+        let mut steps: Vec<Call> = calls.iter().copied().filter(|c| c.op != Op::Lost).collect();
+        steps.sort_by_key(|c| (c.call, c.ret));
+        let (mut told, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
+        for call in &steps {
             if let Op::Grant { token, lives_until, .. } = call.op {
-                let until = lives.entry(token).or_default();
+                if again(call) {
+                    twice.insert(token)
+                } else {
+                    told.insert(token)
+                };
+                // A renewal that was answered, and a grant, prove that the lease lived on from then.
+                let until = ends.entry(token).or_default();
                 *until = (*until).max(lives_until);
             }
         }
-        let first = |call: &Call| match call.op {
-            Op::Grant { mode: Mode::Exclusive { reentrant: true }, .. } => None,
-            Op::Grant { token, .. } => Some(token),
-            _ => None,
-        };
-        let told = calls.iter().filter_map(first).collect();
-        let mut steps: Vec<(Step, (u64, u64))> = calls.iter().map(|c| (Step::Call(*c), (c.call, c.ret))).collect();
-        steps.extend(lives.into_iter().map(|(token, until)| (Step::Expiry { token }, (until, u64::MAX))));
-        steps.sort_by_key(|(_, span)| *span);
-        // What may as well not have been done is seen in the lock: a grant that is gone never comes back, unless it can be taken again.
-        let again = |call: &Call| matches!(call.op, Op::Grant { mode: Mode::Exclusive { reentrant: true }, .. });
-        let any_again = calls.iter().any(again);
-        let (steps, spans): (Vec<Step>, _) = steps.into_iter().unzip();
-        let counts = |at: usize| any_again || !optional(&steps[at]);
-        let names = (0..steps.len()).map(|at| if counts(at) { name(at) } else { 0 }).collect();
-        Search { steps, spans, names, lost, told, seen: HashSet::new(), left: budget, deepest: (0, Vec::new()) }
-    }
-
-    fn optional(&self, at: usize) -> bool {
-        optional(&self.steps[at])
-    }
-
-    /// The lock after this step, if the step can be.
-    fn after(&self, lock: &Lock, at: usize) -> Option<Lock> {
-        let mut next = lock.clone();
-        let call = match self.steps[at] {
-            Step::Expiry { token } => {
-                next.holders.remove(lock.at(token)?);
-                return Some(next);
+        // Of a grant that cannot be taken again, a release that may have come or not is one more way to be gone.
+        steps.retain(|call| match call.op {
+            Op::LostRelease { token } if !twice.contains(&token) => {
+                ends.entry(token).and_modify(|until| *until = call.call.min(*until));
+                false
             }
-            Step::Call(call) => call,
-        };
+            _ => true,
+        });
+        let names = (0..steps.len()).map(name).collect();
+        let mut search =
+            Search { steps, names, lost, told, ends, owed: BTreeMap::new(), seen: HashSet::new(), left: budget, deepest: (0, Vec::new()) };
+        for at in 0..search.steps.len() {
+            if let Some(token) = search.finds_held(at) {
+                *search.owed.entry(token).or_default() += 1;
+            }
+        }
+        search
+    }
+
+    /// The grant that this step cannot be done without.
+    fn finds_held(&self, at: usize) -> Option<u64> {
+        match self.steps[at].op {
+            Op::Release { token, left: Some(_) } | Op::Renew { token, held: true } => Some(token),
+            Op::Read { token: Some(token) } if self.told.contains(&token) => Some(token),
+            _ => None,
+        }
+    }
+
+    fn owed(&self, token: u64) -> u32 {
+        self.owed.get(&token).copied().unwrap_or(0)
+    }
+
+    /// Takes away the holders picked, if all of them may be gone at `latest` and nothing that is still to come finds them held.
+    ///
+    /// What may be gone is there until something needs it gone: nothing is lost by that, for it may be gone at any later time as well, and a
+    /// search that had to say for each when it went would not end.
+    fn gone(&self, lock: &mut Lock, latest: u64, picked: impl Fn(&Holding) -> bool) -> bool {
+        let may = |h: &Holding| self.ends.get(&h.token).is_some_and(|end| *end <= latest) && self.owed(h.token) == 0;
+        let all = lock.holders.iter().filter(|h| picked(h)).all(may);
+        lock.holders.retain(|h| !picked(h));
+        all
+    }
+
+    /// Makes room for an acquisition, if there can be.
+    fn admit(&self, lock: &mut Lock, latest: u64, mode: Mode) -> bool {
+        match mode {
+            Mode::Exclusive { .. } => self.gone(lock, latest, |_| true),
+            Mode::Shared => self.gone(lock, latest, |h| h.mode != Mode::Shared),
+            Mode::Permits { .. } => {
+                // The largest first: so there is somebody left, for those who are refused, whenever there can be.
+                while !lock.admits(mode) {
+                    let may = |h: &&Holding| self.gone(&mut lock.clone(), latest, |other| other.token == h.token);
+                    let size = |h: &&Holding| if let Mode::Permits { count, .. } = h.mode { count } else { u32::MAX };
+                    let Some(largest) = lock.holders.iter().filter(may).max_by_key(size).map(|h| h.token) else { return false };
+                    lock.holders.retain(|h| h.token != largest);
+                }
+                true
+            }
+        }
+    }
+
+    /// The lock after this step, if the step can be, no later than `latest`.
+    fn after(&self, lock: &Lock, at: usize, latest: u64) -> Option<Lock> {
+        let mut next = lock.clone();
+        let call = self.steps[at];
         let possible = match call.op {
-            Op::Grant { mode: Mode::Exclusive { reentrant: true }, token, .. } if lock.at(token).is_some() => {
+            Op::Grant { mode, token, .. } if again(&call) && lock.at(token).is_some() => {
                 let holding = &mut next.holders[lock.at(token)?];
                 holding.depth += 1;
-                holding.owner == call.owner && holding.mode == Mode::Exclusive { reentrant: true }
+                holding.owner == call.owner && holding.mode == mode
             }
             Op::Grant { mode, token, .. } => {
                 // Its owner may have had it already, without knowing.
-                let again = mode == Mode::Exclusive { reentrant: true } && self.lost < call.ret;
-                let possible = lock.admits(mode) && (token > lock.last || again);
+                let had = again(&call) && self.lost < call.ret;
+                let possible = self.admit(&mut next, latest, mode) && (token > lock.last || had);
                 next.last = next.last.max(token);
                 // In the order of their tokens: who came first makes no other lock of it.
                 let place = next.holders.partition_point(|h| h.token < token);
@@ -251,26 +287,36 @@ impl Search {
                 possible
             }
             Op::Refused => !lock.holders.is_empty() || self.lost < call.ret,
-            Op::Release { token, left } => {
-                let mine = lock.at(token).is_none_or(|h| lock.holders[h].owner == call.owner);
-                match left {
-                    // Of another's grant nothing is given back.
-                    None if !mine => true,
-                    _ => mine && next.release(token) == left,
-                }
-            }
-            Op::LostRelease { token } => next.release(token).is_some(),
-            Op::Renew { token, held } => lock.at(token).is_some() == held,
-            Op::Read { token: None } => lock.holders.is_empty(),
+            // Of another's grant nothing is given back.
+            Op::Release { token, left } if lock.at(token).is_some_and(|h| lock.holders[h].owner != call.owner) => left.is_none(),
+            Op::Release { token, left: None } => self.gone(&mut next, latest, |h| h.token == token),
+            // What is given back for good is not found held by what is still to come.
+            Op::Release { token, left } => next.release(token) == left && (left != Some(0) || self.owed(token) == 1),
+            Op::LostRelease { token } => next.release(token).is_some_and(|left| left > 0 || self.owed(token) == 0),
+            Op::Renew { token, held: true } => lock.at(token).is_some(),
+            Op::Renew { token, held: false } => self.gone(&mut next, latest, |h| h.token == token),
+            Op::Read { token: None } => self.gone(&mut next, latest, |_| true),
+            Op::Read { token: Some(token) } if lock.at(token).is_some() => self.gone(&mut next, latest, |h| h.token < token),
             Op::Read { token: Some(token) } => {
-                let first = lock.holders.iter().min_by_key(|h| h.token);
-                let beside = first.is_none_or(|h| !matches!(h.mode, Mode::Exclusive { .. }));
                 // Somebody may hold it who does not know it.
-                first.is_some_and(|h| h.token == token) || (beside && !self.told.contains(&token) && self.lost < call.ret)
+                let unknown = !self.told.contains(&token) && self.lost < call.ret;
+                unknown && self.gone(&mut next, latest, |h| matches!(h.mode, Mode::Exclusive { .. }))
             }
             Op::Lost => false,
         };
         possible.then_some(next)
+    }
+
+    /// The step to take from this lock: one that changes nothing, which no order loses by having it at once, or else the first that is possible
+    /// from `from` on.
+    fn next(&self, lock: &Lock, open: &[usize], from: usize, latest: u64) -> Option<(usize, Lock, bool)> {
+        if from == 0 {
+            let same = open.iter().find(|at| self.after(lock, **at, latest).is_some_and(|next| next == *lock));
+            if let Some(at) = same {
+                return Some((*at, lock.clone(), true));
+            }
+        }
+        open.iter().filter(|at| **at >= from).find_map(|at| self.after(lock, *at, latest).map(|next| (*at, next, false)))
     }
 
     fn run(&mut self) -> Verdict {
@@ -278,9 +324,10 @@ impl Search {
         struct Frame {
             lock: Lock,
             chosen: Option<usize>,
+            /// Steps before this one have been tried from here.
             tried: usize,
         }
-        let needed = (0..self.steps.len()).filter(|at| !self.optional(*at)).count();
+        let needed = self.steps.iter().filter(|call| !optional(call)).count();
         let mut done = vec![false; self.steps.len()];
         let (mut count, mut sum, mut first) = (0, 0u128, 0);
         let mut frames = vec![Frame { lock: Lock::default(), chosen: None, tried: 0 }];
@@ -289,56 +336,53 @@ impl Search {
                 first += 1;
             }
             // Nothing can be later than the earliest answer that is still owed.
-            let mut latest = u64::MAX;
-            for (at, done) in done.iter().enumerate().skip(first) {
-                if self.spans[at].0 > latest {
+            let (mut latest, mut open) = (u64::MAX, Vec::new());
+            for (at, call) in self.steps.iter().enumerate().skip(first) {
+                if call.call > latest {
                     break;
                 }
-                if !done {
-                    latest = latest.min(self.spans[at].1);
+                if !done[at] {
+                    latest = latest.min(call.ret);
+                    open.push(at);
                 }
             }
+            open.retain(|at| self.steps[*at].call <= latest);
             let Some(frame) = frames.last_mut() else { break };
-            let (mut at, mut found) = (frame.tried.max(first), None);
-            let lock = frame.lock.clone();
-            while at < self.steps.len() && self.spans[at].0 <= latest {
-                if !done[at]
-                    && let Some(next) = self.after(&lock, at)
-                {
-                    found = Some(next);
-                    break;
-                }
-                at += 1;
-            }
-            let Some(frame) = frames.last_mut() else { break };
-            frame.tried = at + 1;
-            if let Some(next) = found {
+            if let Some((at, next, only)) = self.next(&frame.lock, &open, frame.tried, latest) {
                 if self.left == 0 {
                     return Verdict::Undecided;
                 }
                 self.left -= 1;
+                frame.tried = if only { self.steps.len() } else { at + 1 };
                 let after = sum.wrapping_add(self.names[at]);
                 if self.seen.insert(after.wrapping_mul(3) ^ digest(&next)) {
                     (done[at], sum) = (true, after);
-                    count += usize::from(!self.optional(at));
+                    count += usize::from(!optional(&self.steps[at]));
+                    self.owe(at, false);
                     frames.push(Frame { lock: next, chosen: Some(at), tried: 0 });
                 }
                 continue;
             }
             if count >= self.deepest.0 {
-                let stuck = (first..self.steps.len()).filter(|at| !done[*at] && self.spans[*at].0 <= latest);
-                let calls = stuck.filter_map(|at| if let Step::Call(call) = self.steps[at] { Some(call) } else { None });
-                self.deepest = (count, calls.collect());
+                self.deepest = (count, open.iter().map(|at| self.steps[*at]).collect());
             }
             let Some(Frame { chosen: Some(at), .. }) = frames.pop() else {
                 return Verdict::Refused(std::mem::take(&mut self.deepest.1));
             };
             done[at] = false;
-            count -= usize::from(!self.optional(at));
+            count -= usize::from(!optional(&self.steps[at]));
             sum = sum.wrapping_sub(self.names[at]);
+            self.owe(at, true);
             first = first.min(at);
         }
         Verdict::Linearizable
+    }
+
+    /// Counts a step among those still to be done, or no more.
+    fn owe(&mut self, at: usize, more: bool) {
+        if let Some(owed) = self.finds_held(at).and_then(|token| self.owed.get_mut(&token)) {
+            *owed = if more { *owed + 1 } else { *owed - 1 };
+        }
     }
 }
 
@@ -348,158 +392,5 @@ pub fn check(calls: &[Call], budget: u64) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EXCLUSIVE: Mode = Mode::Exclusive { reentrant: false };
-    const AGAIN: Mode = Mode::Exclusive { reentrant: true };
-
-    fn call(owner: u64, call: u64, ret: u64, op: Op) -> Call {
-        Call { owner, call, ret, op }
-    }
-
-    fn grant(owner: u64, from: u64, to: u64, mode: Mode, token: u64, lives_until: u64) -> Call {
-        call(owner, from, to, Op::Grant { mode, token, lives_until })
-    }
-
-    fn release(owner: u64, from: u64, to: u64, token: u64, left: Option<u32>) -> Call {
-        call(owner, from, to, Op::Release { token, left })
-    }
-
-    fn good(calls: &[Call]) {
-        assert_eq!(check(calls, 10_000), Verdict::Linearizable, "{calls:?}");
-    }
-
-    fn bad(calls: &[Call]) {
-        assert!(matches!(check(calls, 10_000), Verdict::Refused(_)), "{calls:?}");
-    }
-
-    #[test]
-    fn one_holder_after_the_other() {
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), release(1, 2, 3, 5, Some(0)), grant(2, 4, 5, EXCLUSIVE, 6, 100)]);
-        // The release overlaps the next grant: it can have been first.
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), release(1, 2, 9, 5, Some(0)), grant(2, 3, 5, EXCLUSIVE, 6, 100)]);
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), grant(2, 3, 5, EXCLUSIVE, 6, 100), release(1, 6, 9, 5, Some(0))]);
-        // A smaller token after a larger one (I-05).
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), release(1, 2, 3, 5, Some(0)), grant(2, 4, 5, EXCLUSIVE, 4, 100)]);
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), release(1, 2, 3, 5, Some(0)), grant(2, 4, 5, EXCLUSIVE, 5, 100)]);
-    }
-
-    #[test]
-    fn a_lease_ends_when_it_may_and_not_before() {
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 10), grant(2, 9, 12, EXCLUSIVE, 6, 100)]);
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 10), grant(2, 3, 9, EXCLUSIVE, 6, 100)]);
-        // What ran out is not there for a renewal or a release, and nothing comes back.
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 10), grant(2, 11, 12, EXCLUSIVE, 6, 100), call(1, 13, 14, Op::Renew { token: 5, held: true })]);
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 10), grant(2, 11, 12, EXCLUSIVE, 6, 100), release(1, 13, 14, 5, None)]);
-        bad(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), release(1, 13, 14, 5, None)]);
-        bad(&[release(1, 0, 1, 5, Some(0)), grant(1, 2, 3, EXCLUSIVE, 5, 100)]);
-    }
-
-    #[test]
-    fn what_nobody_was_told_stays_open() {
-        // A release without an answer, before or after the next one's call, or never.
-        let lost = call(1, 2, u64::MAX, Op::LostRelease { token: 5 });
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), lost, grant(2, 30, 31, EXCLUSIVE, 6, 200)]);
-        good(&[grant(1, 0, 1, EXCLUSIVE, 5, 100), lost, call(2, 30, 31, Op::Refused)]);
-        bad(&[
-            grant(1, 10, 11, EXCLUSIVE, 5, 100),
-            call(1, 40, u64::MAX, Op::LostRelease { token: 5 }),
-            grant(2, 30, 31, EXCLUSIVE, 6, 200),
-        ]);
-        // An acquisition without an answer explains a refusal that came later, none that came before, and a holder that nobody knows.
-        bad(&[call(2, 30, 31, Op::Refused)]);
-        good(&[call(1, 20, u64::MAX, Op::Lost), call(2, 30, 31, Op::Refused)]);
-        bad(&[call(1, 32, u64::MAX, Op::Lost), call(2, 30, 31, Op::Refused)]);
-        good(&[call(1, 20, u64::MAX, Op::Lost), call(2, 30, 31, Op::Read { token: Some(9) })]);
-        bad(&[call(2, 30, 31, Op::Read { token: Some(9) })]);
-        // It explains no second holder.
-        bad(&[call(1, 0, u64::MAX, Op::Lost), grant(1, 0, 1, EXCLUSIVE, 5, 100), grant(2, 3, 5, EXCLUSIVE, 6, 100)]);
-    }
-
-    #[test]
-    fn reads_see_what_was_answered_before() {
-        let read = |from, to, token| call(9, from, to, Op::Read { token });
-        good(&[grant(1, 0, 10, EXCLUSIVE, 5, 100), read(1, 2, None), read(3, 4, Some(5))]);
-        bad(&[grant(1, 0, 10, EXCLUSIVE, 5, 100), read(1, 2, Some(5)), read(3, 4, None)]);
-        bad(&[grant(1, 0, 10, EXCLUSIVE, 5, 100), release(1, 11, 12, 5, Some(0)), read(13, 14, Some(5))]);
-    }
-
-    #[test]
-    fn shared_holders_and_permits() {
-        let shared = |owner, from, token| grant(owner, from, from + 1, Mode::Shared, token, 100);
-        good(&[shared(1, 0, 5), shared(2, 3, 6), call(3, 5, 6, Op::Refused)]);
-        bad(&[shared(1, 0, 5), shared(2, 3, 6), grant(3, 7, 8, EXCLUSIVE, 7, 100)]);
-        bad(&[grant(3, 0, 1, EXCLUSIVE, 4, 100), shared(1, 2, 5)]);
-        let permits = |owner, from, count, token| grant(owner, from, from + 1, Mode::Permits { count, limit: 3 }, token, 100);
-        good(&[permits(1, 0, 2, 5), permits(2, 2, 1, 6), call(3, 5, 6, Op::Refused)]);
-        bad(&[permits(1, 0, 2, 5), permits(2, 2, 2, 6)]);
-        good(&[permits(1, 0, 2, 5), permits(2, 2, 1, 6), release(1, 4, 5, 5, Some(0)), permits(3, 6, 2, 7)]);
-    }
-
-    #[test]
-    fn a_lock_taken_twice_is_given_back_twice() {
-        let twice = [grant(1, 0, 1, AGAIN, 5, 100), grant(1, 2, 3, AGAIN, 5, 100)];
-        good(&[&twice[..], &[release(1, 4, 5, 5, Some(1)), release(1, 6, 7, 5, Some(0)), grant(2, 8, 9, AGAIN, 6, 100)]].concat());
-        bad(&[&twice[..], &[release(1, 4, 5, 5, Some(0))]].concat());
-        bad(&[&twice[..], &[release(1, 4, 5, 5, Some(1)), grant(2, 8, 9, AGAIN, 6, 100)]].concat());
-        bad(&[grant(1, 0, 1, AGAIN, 5, 100), grant(2, 2, 3, AGAIN, 5, 100)]);
-        // Had without knowing, seen by another, and told when it was taken again.
-        let seen = [call(9, 4, 5, Op::Read { token: Some(5) }), grant(1, 6, 7, AGAIN, 5, 100)];
-        good(&[&[call(1, 2, u64::MAX, Op::Lost)], &seen[..]].concat());
-        bad(&seen);
-        // Another's grant is not released.
-        good(&[grant(1, 0, 1, AGAIN, 5, 100), release(2, 2, 3, 5, None), call(9, 4, 5, Op::Read { token: Some(5) })]);
-        bad(&[grant(1, 0, 1, AGAIN, 5, 100), release(2, 2, 3, 5, Some(0))]);
-    }
-
-    #[test]
-    fn a_search_that_is_given_up_says_so() {
-        let calls: Vec<Call> = (0..40).map(|i| call(i, 0, 100, Op::Refused)).collect();
-        assert_eq!(check(&calls, 1), Verdict::Refused(Vec::from_iter(calls.iter().copied())));
-        let calls: Vec<Call> = (1..40).map(|i| grant(i, 0, 100, Mode::Shared, i, 200)).collect();
-        assert_eq!(check(&calls, 10), Verdict::Undecided);
-        good(&calls);
-    }
-
-    /// Histories made from an order that is known, and the same ones with one answer changed.
-    #[test]
-    fn made_up_histories_are_accepted_and_falsified_ones_refused() {
-        let mut state = 7u64;
-        let mut below = |bound: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % bound
-        };
-        let mut refused = 0;
-        for _ in 0..200 {
-            let (mut calls, mut now, mut holder, mut token) = (Vec::new(), 1_000, None, 0);
-            for _ in 0..120 {
-                now += 1 + below(10);
-                let owner = below(5);
-                let span = |a: u64, b: u64| (now - a, now + b);
-                let (from, to) = span(below(15), below(15));
-                match holder {
-                    None => {
-                        token += 1 + below(2);
-                        calls.push(grant(owner, from, to, EXCLUSIVE, token, u64::MAX - 1));
-                        holder = Some((owner, token));
-                    }
-                    Some((by, held)) if by == owner => {
-                        calls.push(release(owner, from, to, held, Some(0)));
-                        holder = None;
-                    }
-                    Some((_, held)) if below(2) == 0 => calls.push(call(owner, from, to, Op::Read { token: Some(held) })),
-                    Some(_) => calls.push(call(owner, from, to, Op::Refused)),
-                }
-            }
-            assert_eq!(check(&calls, 1_000_000), Verdict::Linearizable);
-            // One release that was answered was none: whoever came next held it too.
-            let releases: Vec<usize> = (0..calls.len()).filter(|i| matches!(calls[*i].op, Op::Release { .. })).collect();
-            if releases.len() > 2 {
-                calls.remove(releases[releases.len() / 2]);
-                refused += u32::from(matches!(check(&calls, 1_000_000), Verdict::Refused(_)));
-            }
-        }
-        assert!(refused > 150, "{refused} of the falsified histories were refused");
-    }
-}
+#[path = "linear_test.rs"]
+mod tests;
