@@ -2241,11 +2241,14 @@ int32_t tenure_session_holder(struct tenure_session session,
                               struct tenure_error *err);
 
 /**
- * What is left of a grant in the holder's own view, without asking anybody: the time for which it may believe to hold the lock.
+ * What is left of a grant in the holder's own view: the time for which it may believe to hold the lock. Of a grant that the library renews
+ * nobody is asked, also when it is lost; one that its caller renews is judged by the ledger, less the time that its answer took.
  *
- * Parameters: session; key; token - the grant's; out_remaining_ms - where it goes, 0 when the grant is lost; err - or NULL.
+ * Parameters: session; key; token - the grant's; out_remaining_ms - where it goes, 0 when the grant is lost, or when that cannot be learnt;
+ * err - or NULL.
  * Returns: #TENURE_OK, also for a grant that never was; #TENURE_INVALID_ARGUMENT; #TENURE_BAD_HANDLE; #TENURE_FORKED.
- * Memory: nothing is kept. Threads: any, also in callbacks; never waits. Since: 0.1.
+ * Memory: nothing is kept. Threads: any, also in callbacks; never waits, but in a cluster for a grant that its caller renews:
+ * there for as long as a read may. Since: 0.1.
  */
 int32_t tenure_session_remaining(struct tenure_session session,
                                  struct tenure_bytes key,

@@ -297,7 +297,8 @@ class Grant {
   const std::string& key() const noexcept { return key_; }
   // The fencing token: hand it to whatever the lock protects.
   uint64_t token() const noexcept { return token_; }
-  // For how long this process may believe to hold the lock; zero when it is lost.
+  // For how long this process may believe to hold the lock; zero when it is lost, or when that cannot be learnt. Asks nobody, unless the
+  // grant is one that its caller renews: then the ledger, and in a cluster waits for as long as a read may.
   milliseconds remaining() const noexcept {
     uint64_t left = 0;
     if (token_ != 0) tenure_session_remaining(session_, detail::bytes(key_), token_, &left, nullptr);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use tenure::base::{Clock, Config, SeededRng, VirtualClock};
-use tenure::node::{Env, LockOptions, Node};
+use tenure::node::{Env, LockOptions, Node, Renew};
 
 /// Every look at it takes a second, while it is slow: so the answer to a call comes later than the call.
 #[derive(Debug)]
@@ -64,6 +64,26 @@ fn a_lease_counts_from_the_sending_of_its_renewal() {
     let most = Duration::from_secs(60 + 3) - took;
     assert!(mine <= most, "the holder believes in {mine:?}, and cannot have more than {most:?}");
     assert!(mine < session.holder(b"k").unwrap().unwrap().remaining);
+}
+
+// I-03.
+#[test]
+fn what_the_ledger_says_is_left_is_less_for_each_moment_that_its_answer_took() {
+    let clock = Arc::new(Slow { clock: VirtualClock::new(1_000_000_000_000), slow: AtomicBool::new(false) });
+    let mut config = Config::new();
+    config.set("delivery", "fd").unwrap().set("session_ttl_ms", "60000").unwrap();
+    let node = Node::open_with(&config, Env { clock: clock.clone(), rng: Box::new(SeededRng::new(7)), manual: true }).unwrap();
+    let options = LockOptions { ttl: Duration::from_secs(60), renew: Renew::Manual, ..LockOptions::default() };
+    let token = node.session().try_acquire_token(b"k", &options).unwrap();
+    let granted = clock.clock.boottime_ns();
+    clock.slow.store(true, SeqCst);
+    let left = node.session().remaining(b"k", token);
+    clock.slow.store(false, SeqCst);
+    let took = Duration::from_nanos(clock.clock.boottime_ns() - granted);
+    assert!(took > Duration::from_secs(2), "the answer came late: {took:?}");
+    // The margin of the clocks, and the second after the last look, which it cannot know of.
+    let most = Duration::from_secs(60) * 99 / 101 + Duration::from_millis(500);
+    assert!(left > Duration::from_secs(30) && left + took <= most, "{left:?} are said to be left after {took:?}");
 }
 
 // I-03.

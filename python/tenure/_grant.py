@@ -149,7 +149,10 @@ class BaseGrant:
 
     @property
     def remaining(self) -> float:
-        """Seconds left in the holder's own view, without asking anybody; 0 once lost, released or closed."""
+        """Seconds left in the holder's own view; 0 once lost, released or closed, or when it cannot be learnt.
+
+        Asks nobody, unless the grant is one that its caller renews: then the ledger, and in a cluster waits for as long as a read may.
+        """
         return 0.0 if self._released else self._owner._remaining(self._key, self._token)
 
     @property

@@ -400,8 +400,10 @@ impl Session {
         Ok(info.and_then(|i| super::options::holders(i).into_iter().next()))
     }
 
-    /// What is left of a grant in the holder's own view, without asking anybody: zero when it is lost.
-    /// A grant that the caller renews by itself is judged by the ledger of this process, less the holder's margin.
+    /// What is left of a grant in the holder's own view: zero when it is lost, or when that cannot be learnt.
+    ///
+    /// A grant that the node renews is judged without asking anybody, also when it is lost. One that the caller renews by itself is judged by
+    /// the ledger, less the holder's margin and the time that the answer took: in a cluster that is a read, which waits for as long as one may.
     pub fn remaining(&self, key: &[u8], token: Token) -> Duration {
         if self.check().is_err() {
             return Duration::ZERO;
@@ -409,12 +411,14 @@ impl Session {
         if let Some(ns) = self.state.grants.remaining_ns(token, Moment::now(&*self.core.clock)) {
             return Duration::from_nanos(ns);
         }
-        if self.core.engine.counts_each_grant() {
+        if self.core.engine.counts_each_grant() || self.state.loss(token).is_some() {
             return Duration::ZERO;
         }
+        let sent = Moment::now(&*self.core.clock);
         let Ok(Some(info)) = Key::new(key).and_then(|k| self.core.engine.lock(&k)) else { return Duration::ZERO };
         let mine = info.holders.iter().find(|h| h.token == token && h.session == self.id());
-        Duration::from_millis(mine.map_or(0, |h| holder_ttl(h.remaining_ms)))
+        let left = Duration::from_millis(mine.map_or(0, |h| holder_ttl(h.remaining_ms)));
+        left.saturating_sub(Duration::from_nanos(sent.elapsed_ns(Moment::now(&*self.core.clock))))
     }
 
     /// Whether a grant that the node renews is held, in the holder's own view and nobody else's: asks nobody, also when it is lost.
