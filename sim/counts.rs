@@ -71,7 +71,13 @@ impl Fault {
     ];
 }
 
-type Counted = (BTreeMap<Fault, u64>, BTreeMap<&'static str, u64>);
+#[derive(Clone, Debug, Default)]
+struct Counted {
+    faults: BTreeMap<Fault, u64>,
+    done: BTreeMap<&'static str, u64>,
+    /// The least that was left of a lease when a write under it was acknowledged, us.
+    margin_us: Option<u64>,
+}
 
 /// Counters. Clones are the same ones.
 #[derive(Clone, Debug, Default)]
@@ -79,38 +85,45 @@ pub struct Counts(Arc<Mutex<Counted>>);
 
 impl Counts {
     pub fn add(&self, fault: Fault) {
-        *self.0.lock().unwrap().0.entry(fault).or_default() += 1;
+        *self.0.lock().unwrap().faults.entry(fault).or_default() += 1;
     }
 
     /// Something that was done.
     pub fn done(&self, what: &'static str) {
-        *self.0.lock().unwrap().1.entry(what).or_default() += 1;
+        *self.0.lock().unwrap().done.entry(what).or_default() += 1;
     }
 
     pub fn done_many(&self, what: &'static str, count: u64) {
-        *self.0.lock().unwrap().1.entry(what).or_default() += count;
+        *self.0.lock().unwrap().done.entry(what).or_default() += count;
+    }
+
+    /// So much was left of a lease when a write under it was acknowledged.
+    pub fn margin(&self, us: Option<u64>) {
+        let mut counted = self.0.lock().unwrap();
+        counted.margin_us = counted.margin_us.into_iter().chain(us).min();
     }
 
     pub fn of(&self, fault: Fault) -> u64 {
-        self.0.lock().unwrap().0.get(&fault).copied().unwrap_or(0)
+        self.0.lock().unwrap().faults.get(&fault).copied().unwrap_or(0)
     }
 
     pub fn of_done(&self, what: &str) -> u64 {
-        self.0.lock().unwrap().1.get(what).copied().unwrap_or(0)
+        self.0.lock().unwrap().done.get(what).copied().unwrap_or(0)
     }
 
     /// Takes another run's into account.
     pub fn take(&self, other: &Counts) {
         let other = other.0.lock().unwrap().clone();
+        self.margin(other.margin_us);
         let mut mine = self.0.lock().unwrap();
-        other.0.into_iter().for_each(|(fault, count)| *mine.0.entry(fault).or_default() += count);
-        other.1.into_iter().for_each(|(what, count)| *mine.1.entry(what).or_default() += count);
+        other.faults.into_iter().for_each(|(fault, count)| *mine.faults.entry(fault).or_default() += count);
+        other.done.into_iter().for_each(|(what, count)| *mine.done.entry(what).or_default() += count);
     }
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (faults, done) = &*self.0.lock().unwrap();
-        write!(f, "done {done:?}; faults {faults:?}")
+        let Counted { faults, done, margin_us } = &*self.0.lock().unwrap();
+        write!(f, "done {done:?}; faults {faults:?}; least margin {} ms", margin_us.map_or(0.0, |us| us as f64 / 1_000.0))
     }
 }

@@ -162,7 +162,10 @@ pub async fn writer(world: Arc<World>, up: Arc<Up>, mut rng: SeededRng) {
         world.leaves(&up.name, epoch);
         if commits {
             match permit.finish() {
-                Verdict::Held => world.judge.lock().unwrap().written(&world, epoch, &up.name),
+                Verdict::Held => {
+                    world.counts.margin(up.gate.status().least_margin_us);
+                    world.judge.lock().unwrap().written(&world, epoch, &up.name);
+                }
                 Verdict::Uncertain => world.counts.done("uncertain write"),
             }
         } else {
