@@ -11,7 +11,7 @@ use super::host::{Host, Up};
 use super::load::{self, Client};
 use super::net::Net;
 use super::tasks;
-use super::world::World;
+use super::world::{World, name_of};
 use crate::base::{Clock, Rng, SeededRng, Status};
 use crate::store::crash_disk;
 use crate::store::disk::Disk;
@@ -40,7 +40,7 @@ pub struct Site {
 
 impl Site {
     pub fn new(world: Arc<World>, members: usize, net: Net, mut rng: SeededRng) -> Site {
-        let names: Vec<String> = (0..members).map(|i| char::from(b'a' + i as u8).to_string()).collect();
+        let names: Vec<String> = (0..members).map(name_of).collect();
         let hosts = names.iter().map(|name| Host::new(name, world.began_ms, &mut rng)).collect();
         Site { world, hosts, net, rng, names, twin: None }
     }
@@ -87,6 +87,7 @@ impl Site {
 
     fn kill(&mut self, i: usize) -> bool {
         let had = self.hosts[i].up.is_some();
+        self.world.look_at_logs();
         self.world.up.lock().unwrap()[i] = None;
         self.hosts[i].kill(&self.net);
         had
@@ -106,6 +107,7 @@ impl Site {
             if ended {
                 self.kill(i);
                 self.hosts[i].disk = self.hosts[i].disk.kill_process();
+                self.hosts[i].read_disk(&self.world);
             }
             if self.hosts[i].up.is_none() && self.hosts[i].lost.is_none() {
                 self.boot(i).await;
@@ -159,6 +161,7 @@ impl Site {
             0 | 1 => {
                 if self.kill(i) {
                     self.hosts[i].disk = self.hosts[i].disk.kill_process();
+                    self.hosts[i].read_disk(&self.world);
                     counts.add(Fault::Kill);
                 }
             }
@@ -237,6 +240,7 @@ impl Site {
         }
         self.kill(i);
         self.hosts[i].disk = self.hosts[i].disk.power_cycle();
+        self.hosts[i].read_disk(&self.world);
         self.world.counts.add(Fault::PowerCut);
     }
 
@@ -270,6 +274,7 @@ impl Site {
         let disk = self.hosts[i].disk.kill_process();
         let copy = disk.copy();
         self.hosts[i].disk = disk;
+        self.hosts[i].read_disk(&self.world);
         self.net.heal();
         self.boot(i).await;
         let Some(up) = self.hosts[i].up.clone() else { return };
@@ -334,6 +339,8 @@ impl Site {
         let log = self.kill(i) && self.rng.below(2) == 0;
         let disk = &mut self.hosts[i].disk;
         *disk = if log { disk.kill_process() } else { disk.power_cycle() };
+        self.hosts[i].read_disk(&self.world);
+        let disk = &self.hosts[i].disk;
         let mut files = disk.list().unwrap();
         files.retain(|name| if log { name.starts_with("wal-") } else { name == "state.redb" });
         // The last parts of a log, and of a file the part that is in use.
@@ -345,6 +352,7 @@ impl Site {
             let bit = self.rng.below(within);
             let bit = if log { used * 8 - 1 - bit } else { bit };
             disk.flip(name, bit);
+            self.world.raft.lock().unwrap().damaged(&self.hosts[i].name);
             self.world.counts.add(if log { Fault::FlipOfLog } else { Fault::Flip });
             self.world.trace.note(format_args!("bit {bit} of {name} of {} is flipped", self.hosts[i].name));
         }

@@ -7,10 +7,11 @@ use tokio::time::sleep;
 
 use super::clock::HostClock;
 use super::net::Net;
+use super::raft;
 use super::tasks;
 use super::world::World;
 use crate::base::{Clock, Config, Error, NodeId, Result, Rng, SeededRng, Status};
-use crate::consensus::{Access, Bounds, Machine, Options, Server, Timing};
+use crate::consensus::{Access, Bounds, LogView, Machine, Options, Server, Timing};
 use crate::engine::{Engine, EventSink, RaftEngine};
 use crate::gate::GateEvent;
 use crate::ledger::{Event, Params};
@@ -21,7 +22,6 @@ use crate::store::{RedbState, Wal};
 
 /// Small, so that logs have many segments.
 const SEGMENT: u64 = 128 << 10;
-const SNAPSHOT_AFTER: u64 = 48 << 10;
 /// Within this an operation is answered.
 pub const TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a node's session lives without a renewal.
@@ -149,13 +149,16 @@ impl Host {
             timing: Timing::default(),
             timeout: TIMEOUT,
             bounds: Bounds::default(),
-            snapshot_after: SNAPSHOT_AFTER,
+            snapshot_after: if world.short_logs { 6 << 10 } else { 48 << 10 },
+            keep: if world.short_logs { 16 } else { 512 },
             inline: true,
         };
         let first = self.disk.ops() == 0 && self.opens == 1;
         let name = format!("{}#{}", self.address, self.opens);
+        machine.watch(raft::witness(world, &name));
         let opening = open(name, options, self.disk.clone(), first, self.clock.clone(), rngs, net.clone(), machine.clone());
         let up = Arc::new(machine.run(opening).await?);
+        world.raft.lock().unwrap().rises(&up.name, Arc::new(up.access.log_view()?));
         let (told, to) = (up.name.clone(), world.clone());
         up.node.subscribe(Box::new(move |event| listen(event, &told, &to)))?;
         tasks::register(world, &up, SeededRng::new(self.rng.next_u64()))?;
@@ -171,6 +174,20 @@ impl Host {
         })));
         self.up = Some(up.clone());
         Ok(up)
+    }
+
+    /// Has it judged what is left on the disk of a machine that is off.
+    pub fn read_disk(&self, world: &World) {
+        // To open it is to write to it: a copy is read, with chances of its own.
+        let (copy, rng) = (self.disk.copy(), Box::new(SeededRng::new(1)));
+        let read = Wal::open(Arc::new(copy.clone()), self.disk_id, SEGMENT, rng).and_then(|(log, recovery)| {
+            let state = RedbState::open(&copy, self.disk_id, !recovery.clean)?;
+            LogView::of_disk(Box::new(log), &state)
+        });
+        // A disk that is damaged is the boot's to judge.
+        if let Ok((log, snapshot)) = read {
+            world.raft.lock().unwrap().falls(&self.name, Arc::new(log), snapshot);
+        }
     }
 
     /// The process is gone, and with it what it had not written.

@@ -15,14 +15,11 @@ struct Shown {
     clock_ms: u64,
     index: u64,
     last_token: u64,
-    term: u64,
 }
 
 /// What is remembered between two looks.
 #[derive(Default)]
 pub struct Judge {
-    /// Who led, by term.
-    leaders: BTreeMap<u64, String>,
     /// The state at each index, as the first to get there had it.
     states: BTreeMap<u64, u64>,
     shown: BTreeMap<String, Shown>,
@@ -86,20 +83,6 @@ impl Judge {
 
     /// Looks at everything there is; `whole`: also at what costs more to see.
     pub fn look(&mut self, world: &World, whole: bool) {
-        for up in world.processes() {
-            let Ok(status) = up.access.status() else { continue };
-            let shown = self.shown.entry(up.name.clone()).or_default();
-            assert!(status.term >= shown.term, "I-15: {}'s term went back from {} to {}", up.name, shown.term, status.term);
-            assert!(
-                status.purged_end <= status.applied_end && status.applied_end <= status.log_end.max(status.applied_end),
-                "I-15: {status:?}"
-            );
-            shown.term = status.term;
-            if status.leads {
-                let leader = self.leaders.entry(status.term).or_insert_with(|| up.name.clone());
-                assert_eq!(*leader, up.name, "I-15, I-20: two leaders of term {}", status.term);
-            }
-        }
         let passed_ms = world.trace.now() / 1_000_000;
         let bound_ms = passed_ms * self.fastest / 1_000_000 + 5;
         ledgers(world, |up, ledger| {

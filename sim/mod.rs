@@ -15,6 +15,7 @@
 //! | [`tasks`], [`ticks`] | what the orchestrators give out and who does it; what must hold of their runs |
 //! | [`faults`] | what goes wrong, and that it ends |
 //! | [`judge`] | what must hold at every moment |
+//! | [`raft`] | what Raft promises, of logs, votes and disks |
 //! | [`chance`] | what is random below us, in the libraries, follows the seed too |
 //! | [`runs`] | the seeds of the tests |
 //! | [`world`], [`counts`], [`trace`] | what all of these share; what was injected and done; the number that a seed's run has |
@@ -30,6 +31,7 @@ mod judge;
 mod linear;
 mod load;
 mod net;
+mod raft;
 mod runs;
 mod tasks;
 mod ticks;
@@ -81,7 +83,7 @@ async fn story(seed: u64, members: usize, calm: bool) -> Told {
     let net = Net::new(rng.next_u64(), counts.clone(), trace.clone());
     // Some seconds before a full minute, at which a window closes.
     let began_ms = BEGAN_MS + rng.below(20_000) as i64 * 60_000 + 35_000 + rng.below(20_000) as i64;
-    let world = Arc::new(World::new(counts.clone(), trace.clone(), members, calm, began_ms));
+    let world = Arc::new(World::new(counts.clone(), trace.clone(), members, calm, seed % 2 == 1, began_ms));
     let mut site = Site::new(world.clone(), members, net.clone(), rng);
     for i in 0..members {
         site.boot(i).await;
@@ -135,6 +137,7 @@ async fn watch(world: Arc<World>) {
         sleep(Duration::from_millis(20)).await;
         world.judge.lock().unwrap().look(&world, round % 5 == 0);
         world.ticks.lock().unwrap().look(&world, round % 5 == 0);
+        world.look_at_logs();
         world.check_listeners();
     }
 }
@@ -200,6 +203,7 @@ async fn converged(world: &Arc<World>, kept: &[(&str, u64)]) {
     }
     let told = world.judge.lock().unwrap().told();
     world.judge.lock().unwrap().look(world, true);
+    world.look_at_logs();
     for up in world.processes() {
         assert!(up.lives(), "{} has ended: {:?}", up.name, up.ended.lock().unwrap());
         up.access

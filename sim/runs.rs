@@ -12,6 +12,11 @@ use super::run;
 /// Operations that a run must have had answered, and runs of the orchestrator that it must have had begun.
 const ANSWERED: u64 = 80;
 const BEGUN: u64 = 12;
+/// I-15: what must have been compared in a run.
+const COMPARED: [(&str, u64); 4] =
+    [("entry compared", 2_000), ("commit compared", 1_000), ("commit on a majority", 200), ("leader judged", 1)];
+/// And in several.
+const SEEN: [&str; 2] = ["disk of a dead member read", "snapshot installed"];
 
 /// Runs of these seeds: each printed, some of them twice.
 fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
@@ -31,6 +36,10 @@ fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
         assert!(answered >= ANSWERED, "I-35: only {answered} operations were answered");
         let begun = told.counts.of_done("run started");
         assert!(begun >= BEGUN, "I-35: only {begun} runs of the orchestrator were begun");
+        for (what, least) in COMPARED {
+            let count = told.counts.of_done(what);
+            assert!(count >= least, "I-35: {what}: only {count}");
+        }
         if seed % 8 == 0 || (asked && runs == 1) {
             let again = run(seed, members, calm);
             assert_eq!(told.hash, again.hash, "I-36: seed {seed} has told another story");
@@ -46,10 +55,12 @@ fn sweep(usual: Range<u64>, members: usize, calm: bool, kinds: &[Fault]) {
             if runs < 100 { kinds.to_vec() } else { Fault::ALL.into_iter().filter(|kind| *kind != Fault::Freeze || !calm).collect() };
         let missing: Vec<_> = kinds.iter().filter(|kind| all.of(**kind) == 0).collect();
         assert!(missing.is_empty(), "I-35: nothing of these kinds was injected: {missing:?}");
+        let unseen: Vec<_> = SEEN.into_iter().filter(|what| all.of_done(what) == 0).collect();
+        assert!(unseen.is_empty(), "I-35: nothing of this was seen: {unseen:?}");
     }
 }
 
-// At every moment I-01, I-02, I-03, I-05, I-07, I-10, I-12, I-13, I-15, I-18, I-19, I-20, I-22 (`judge.rs`, `load.rs`, `net.rs`, `faults.rs`,
+// At every moment I-01, I-02, I-03, I-05, I-07, I-10, I-12, I-13, I-15, I-18, I-19, I-20, I-22 (`judge.rs`, `raft.rs`, `load.rs`, `net.rs`, `faults.rs`,
 // `world.rs`), of the orchestrator I-26, I-27 (`ticks.rs`); in the end I-04, I-11, I-16, I-33 (`mod.rs`)
 // and I-17 (`linear.rs`); of the run itself I-35, I-36.
 #[test]

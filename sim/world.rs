@@ -7,6 +7,7 @@ use super::counts::Counts;
 use super::history::Line;
 use super::host::Up;
 use super::judge::Judge;
+use super::raft::Raft;
 use super::ticks::Ticks;
 use super::trace::Trace;
 
@@ -16,6 +17,11 @@ pub struct Believed {
     pub up: Arc<Up>,
     pub session: crate::node::Session,
     pub key: &'static str,
+}
+
+/// The members are called a, b, c.
+pub fn name_of(member: usize) -> String {
+    char::from(b'a' + member as u8).to_string()
 }
 
 /// The run.
@@ -28,6 +34,7 @@ pub struct World {
     /// By token.
     pub believed: Mutex<BTreeMap<u64, Believed>>,
     pub judge: Mutex<Judge>,
+    pub raft: Mutex<Raft>,
     pub ticks: Mutex<Ticks>,
     /// Writes in flight by process and epoch.
     in_flight: Mutex<BTreeMap<(String, u64), u32>>,
@@ -35,13 +42,17 @@ pub struct World {
     pub began_ms: i64,
     /// Clocks are as good as is assumed: then time alone keeps holders apart, too.
     pub calm: bool,
+    /// Snapshots are made early and leave little of the log, so that whoever was away gets one.
+    pub short_logs: bool,
     /// The load is to end.
     pub over: Mutex<bool>,
 }
 
 impl World {
-    pub fn new(counts: Counts, trace: Trace, members: usize, calm: bool, began_ms: i64) -> World {
+    pub fn new(counts: Counts, trace: Trace, members: usize, calm: bool, short_logs: bool, began_ms: i64) -> World {
+        let names = (0..members).map(name_of);
         World {
+            raft: Mutex::new(Raft::new(names, counts.clone())),
             counts,
             trace,
             up: Mutex::new(vec![None; members]),
@@ -52,6 +63,7 @@ impl World {
             in_flight: Mutex::default(),
             began_ms,
             calm,
+            short_logs,
             over: Mutex::new(false),
         }
     }
@@ -87,6 +99,15 @@ impl World {
     /// A listener's panic is the run's.
     pub fn check_listeners(&self) {
         assert!(!self.in_flight.is_poisoned(), "a gate's event was not as it must be");
+    }
+
+    /// I-15, of every process that there is.
+    pub fn look_at_logs(&self) {
+        for up in self.processes() {
+            if let Some(sight) = up.access.sight() {
+                self.raft.lock().unwrap().look(&up.name, &sight);
+            }
+        }
     }
 
     pub fn processes(&self) -> Vec<Arc<Up>> {

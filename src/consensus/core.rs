@@ -153,6 +153,8 @@ pub struct Options {
     pub bounds: super::queue::Bounds,
     /// Bytes of log after which a snapshot is made; a large state is written down less often.
     pub snapshot_after: u64,
+    /// Entries that stay in the log after a snapshot, for followers that are a little behind.
+    pub keep: u64,
     /// No threads: everything runs where it is called. For simulations.
     pub inline: bool,
 }

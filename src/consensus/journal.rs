@@ -199,6 +199,26 @@ impl Index {
     }
 }
 
+/// For those who look from outside.
+#[cfg(test)]
+impl Index {
+    /// The entry at an index, if it is there.
+    pub fn place(&self, index: u64) -> Option<Place> {
+        let slot = self.slots.get(index.checked_sub(self.first)? as usize)?;
+        Some(Place { term: slot.term, leader: slot.leader, index })
+    }
+
+    /// Index of the first entry.
+    pub fn start(&self) -> u64 {
+        self.first
+    }
+
+    /// Index after the last entry whose record has at most this number.
+    pub fn end_upto(&self, number: u64) -> u64 {
+        self.first + self.slots.partition_point(|slot| slot.number <= number) as u64
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

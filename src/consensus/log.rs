@@ -28,6 +28,10 @@ use super::types::{Command, Config, Entry, LogId, Vote};
 use crate::base::{Error, Result, Status, process};
 use crate::store::LogStore;
 
+#[cfg(test)]
+#[path = "simulated_sight.rs"]
+pub(super) mod sight;
+
 /// Most bytes of entries in one answer to who reads the log.
 const READ_BUDGET: usize = 1 << 20;
 /// Most bytes of entries in one answer to who replays the log.
@@ -116,7 +120,13 @@ impl Log {
     /// Reads a log and starts its writer; `inline` starts no thread.
     pub fn open(store: Box<dyn LogStore>, inline: bool) -> Result<(Log, Option<JoinHandle<()>>)> {
         let index = Index::load(store.as_ref())?;
-        let writing = Writing { store, dead: None, preparing: Vec::new() };
+        let writing = Writing {
+            #[cfg(test)]
+            synced: sight::Synced::read(&index, store.as_ref()),
+            store,
+            dead: None,
+            preparing: Vec::new(),
+        };
         if inline {
             return Ok((Log::of(index, Writer::Inline(Box::new(writing))), None));
         }
@@ -321,6 +331,8 @@ struct Writing {
     dead: Option<Error>,
     /// Threads that make the next segment. They write to the directory, so none may outlive the log.
     preparing: Vec<JoinHandle<()>>,
+    #[cfg(test)]
+    synced: sight::Synced,
 }
 
 impl Writer {
@@ -447,6 +459,8 @@ impl Writing {
             self.store.append(self.store.last_index() + 1, &records)?;
             if !planted!("replica-acknowledges-before-sync") {
                 self.store.sync()?;
+                #[cfg(test)]
+                self.synced.add(self.store.last_index(), &records);
             }
         }
         match give_up {

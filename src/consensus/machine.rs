@@ -88,6 +88,8 @@ impl Machine {
 
     fn apply_one(&mut self, (entry, responder): EntryResponder<Config>) -> Result<()> {
         let at = Place::from(entry.log_id);
+        #[cfg(test)]
+        super::simulated::applies(&entry);
         let mut outcomes = Vec::new();
         {
             let mut live = self.shared.live();
@@ -157,6 +159,8 @@ impl RaftStateMachine<Config> for Machine {
             Ok((state, bytes))
         });
         let (state, bytes) = saved.await.map_err(|e| failed(&e))?;
+        #[cfg(test)]
+        super::simulated::installs(&state);
         let mut state = *state;
         let mut live = self.shared.live();
         state.ledger.watch_as(&live.state.ledger);

@@ -36,7 +36,9 @@ mod wire;
 pub(crate) use wire::{sample_messages, survive_message};
 
 #[cfg(test)]
-pub(crate) use simulated::Machine;
+pub(crate) use log::sight::{Ballot, Held, LogView, Place, Sight};
+#[cfg(test)]
+pub(crate) use simulated::{Machine, Witness};
 
 pub use self::core::{Call, Options, Server, Timing, Transport};
 pub use link::{Introduction, Links};

@@ -28,8 +28,6 @@ use crate::base::{Clock, Error, Result, Status as Code, process};
 use crate::ledger::{Ledger, Request};
 use crate::store::{LogStore, StateStore};
 
-/// Entries that stay in the log after a snapshot, for followers that are a little behind.
-const KEEP: u64 = 512;
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
 /// A member, as an operator sees it.
@@ -179,8 +177,8 @@ fn config(options: &Options) -> Result<Arc<openraft::Config>> {
         // Twice the lease: a follower's lease runs out, and an election has its time, before a leader without majority is heard again.
         quorum_loss_probe_interval: Some(2 * ms(timing.election_max) + ms(timing.heartbeat)),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: KEEP,
-        purge_batch_size: KEEP / 2,
+        max_in_snapshot_log_to_keep: options.keep,
+        purge_batch_size: (options.keep / 2).max(1),
         install_snapshot_timeout: 10_000,
         allow_log_reversion: Some(false),
         // A leader that restarts stands for election like everybody else.
@@ -377,7 +375,7 @@ impl Consensus {
 pub struct Access(Weak<Core>);
 
 impl Access {
-    fn core(&self) -> Result<Arc<Core>> {
+    pub(super) fn core(&self) -> Result<Arc<Core>> {
         self.0.upgrade().ok_or_else(|| Code::Closed.into())
     }
 

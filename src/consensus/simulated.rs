@@ -14,30 +14,48 @@ use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::change;
 use super::core::Options;
+use super::form;
+use super::log::sight::{Place, digest};
 use super::node::{Consensus, Parts, Running};
 use super::simulated_watch::OrderedWatch;
+use super::types::Entry;
 use crate::base::{Result, Rng, SeededRng};
 
 tokio::task_local! {
     static HERE: Machine;
 }
 
-#[derive(Debug)]
+/// Told of what a member on a machine is about to do, before anything follows from it.
+pub(crate) trait Witness: Send + Sync {
+    /// It applies an entry.
+    fn applies(&self, at: Place, digest: u32);
+    /// It has stored the snapshot of a leader's.
+    fn installs(&self, at: Place);
+}
+
 struct State {
     rng: SeededRng,
     stopped: bool,
     dead: bool,
     waiting: Vec<Waker>,
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// A machine, as far as its tasks know. Clones are the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Machine(Arc<Mutex<State>>);
 
 impl Machine {
     pub fn new(seed: u64) -> Machine {
-        Machine(Arc::new(Mutex::new(State { rng: SeededRng::new(seed), stopped: false, dead: false, waiting: Vec::new() })))
+        let state = State { rng: SeededRng::new(seed), stopped: false, dead: false, waiting: Vec::new(), witness: None };
+        Machine(Arc::new(Mutex::new(state)))
+    }
+
+    /// Has this one told of what the member does.
+    pub fn watch(&self, witness: Arc<dyn Witness>) {
+        self.state().witness = Some(witness);
     }
 
     /// The machine of the task that asks.
@@ -87,6 +105,24 @@ impl Machine {
     /// Has a call that is no task belong to it.
     pub fn enter<T>(&self, body: impl FnOnce() -> T) -> T {
         HERE.sync_scope(self.clone(), body)
+    }
+}
+
+fn witness() -> Option<Arc<dyn Witness>> {
+    Machine::here()?.state().witness.clone()
+}
+
+/// The member of this machine applies an entry.
+pub(super) fn applies(entry: &Entry) {
+    if let (Some(witness), Ok(record)) = (witness(), form::record(entry)) {
+        witness.applies(Place::of(entry.log_id.into()), digest(&record));
+    }
+}
+
+/// The member of this machine has stored a snapshot that came to it.
+pub(super) fn installs(state: &change::State) {
+    if let (Some(witness), Some(at)) = (witness(), state.applied) {
+        witness.installs(Place::of(at));
     }
 }
 

@@ -24,6 +24,8 @@ use super::{Completion, EventSink, Local, OpId, Watch};
 
 /// Most bytes of log after which a snapshot is made: no more than stays in memory, so that it need not be read again.
 const SNAPSHOT_AFTER: u64 = 8 << 20;
+/// Entries of the log that a snapshot leaves there.
+const KEEP: u64 = 512;
 
 /// An answered release is looked after when it is this old: by then it is applied unless a leader has failed.
 const SETTLE: Duration = Duration::from_millis(400);
@@ -298,6 +300,7 @@ impl RaftEngine {
                 timeout: options.timeout,
                 bounds: Bounds::default(),
                 snapshot_after: SNAPSHOT_AFTER.min(options.snapshot_bytes),
+                keep: KEEP,
                 inline: false,
             };
             Ok((options, Parts { log: Box::new(log), state, clock, transport: links, observer, server }))

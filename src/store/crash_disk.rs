@@ -207,6 +207,22 @@ impl CrashDisk {
         next
     }
 
+    /// The power is cut, and nothing that was not synced has got to the medium.
+    pub fn only_synced(&self) -> CrashDisk {
+        {
+            let mut s = self.state();
+            s.pending_names.clear();
+            s.inodes.iter_mut().for_each(|inode| inode.pending.clear());
+        }
+        self.power_cycle()
+    }
+
+    /// This disk, with other chances.
+    pub fn with_chances(self, seed: u64) -> CrashDisk {
+        self.state().rng = SeededRng::new(seed);
+        self
+    }
+
     /// The process is killed, the machine is not: everything written is there, and old handles are dead.
     pub fn kill_process(&self) -> CrashDisk {
         let mut s = self.state();

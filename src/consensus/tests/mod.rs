@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod basics;
+mod installing;
 pub(crate) mod rig;
 mod scale;

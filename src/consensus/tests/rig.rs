@@ -17,7 +17,11 @@ use super::super::queue::{Bounds, unavailable};
 use super::super::{Call, Lane};
 use crate::base::{Clock, Error, Key, Result, Rng, SeededRng, SessionId, Status, Token};
 use crate::ledger::{Event, Op, Outcome, Params, Pattern, Request, Spec, WatchStart};
-use crate::store::{SnapshotHead, StateStore};
+use crate::store::crash_disk::CrashDisk;
+use crate::store::{LogStore, RedbState, SnapshotHead, StateStore, Wal};
+
+/// Bytes of a part of a log on a disk that crashes.
+const SEGMENT: u64 = 32 << 10;
 
 /// A machine's clocks, and a wall clock that is set back and forth by an hour every second.
 #[derive(Debug)]
@@ -166,6 +170,18 @@ impl Observer for Seen {
     }
 }
 
+/// The product's stores on a disk that loses power; they are made if the disk is empty.
+pub(crate) fn stores(crash: &CrashDisk, id: u128) -> Result<(Wal, RedbState)> {
+    let (shared, rng) = (Arc::new(crash.clone()), || Box::new(SeededRng::new(9)));
+    if crash.used() == 0 {
+        drop(Wal::create(shared.clone(), id, SEGMENT, rng())?);
+        drop(RedbState::create(crash, id)?);
+    }
+    let (log, recovery) = Wal::open(shared, id, SEGMENT, rng())?;
+    let state = RedbState::open(crash, id, !recovery.clean)?;
+    Ok((log, state))
+}
+
 /// A machine: its disk outlives the member on it.
 pub(crate) struct Host {
     pub name: String,
@@ -173,6 +189,8 @@ pub(crate) struct Host {
     pub opens: u64,
     pub log: MemoryLog,
     pub state: Arc<MemoryState>,
+    /// In the place of these two, the stores of the product on a disk that loses power.
+    pub crash: Option<CrashDisk>,
     pub seen: Arc<Seen>,
     pub running: Option<Running>,
 }
@@ -182,6 +200,7 @@ pub(crate) struct Rig {
     pub hosts: Vec<Host>,
     pub rng: SeededRng,
     pub snapshot_after: u64,
+    pub keep: u64,
     pub timeout: Duration,
     founders: Vec<String>,
     seq: std::sync::atomic::AtomicU64,
@@ -210,6 +229,7 @@ impl Rig {
             hosts: Vec::new(),
             rng,
             snapshot_after: u64::MAX,
+            keep: 512,
             timeout: Duration::from_secs(2),
             founders: names.clone(),
             seq: 0.into(),
@@ -224,7 +244,8 @@ impl Rig {
     pub fn add(&mut self, name: &str) -> usize {
         let disk = self.rng.next_u128();
         let seen = Arc::new(Seen::default());
-        let host = Host { name: name.into(), disk, opens: 0, log: MemoryLog::default(), state: Arc::default(), seen, running: None };
+        let host =
+            Host { name: name.into(), disk, opens: 0, log: MemoryLog::default(), state: Arc::default(), crash: None, seen, running: None };
         self.hosts.push(host);
         self.hosts.len() - 1
     }
@@ -255,12 +276,20 @@ impl Rig {
             timeout: self.timeout,
             bounds: Bounds::default(),
             snapshot_after: self.snapshot_after,
+            keep: self.keep,
             inline: true,
         };
         let server = Server::default();
+        let (log, state): (Box<dyn LogStore>, Arc<dyn StateStore>) = match &host.crash {
+            None => (Box::new(host.log.clone()), host.state.clone()),
+            Some(crash) => {
+                let (log, state) = stores(crash, host.disk)?;
+                (Box::new(log), Arc::new(state))
+            }
+        };
         let parts = Parts {
-            log: Box::new(host.log.clone()),
-            state: host.state.clone(),
+            log,
+            state,
             clock: Arc::new(RuntimeClock { start: Instant::now() }),
             transport: Arc::new(Wire { net: self.net.clone(), me: host.name.clone() }),
             observer: host.seen.clone(),
@@ -278,6 +307,7 @@ impl Rig {
         self.net.0.lock().unwrap().servers.remove(&host.name);
         // What it was about to write it does not write any more.
         host.log.break_it();
+        host.crash = host.crash.take().map(|crash| crash.kill_process());
         if let Some(running) = host.running.take() {
             running.stop(&Error::new(Status::Closed, "killed")).await;
         }
@@ -353,6 +383,31 @@ impl Rig {
         let hashes: Vec<u64> =
             self.hosts.iter().filter_map(|h| h.running.as_ref()).map(|r| r.core.shared.live().state.ledger.state_hash().unwrap()).collect();
         assert!(hashes.windows(2).all(|w| w[0] == w[1]), "I-13: equal state at equal index: {hashes:?}");
+    }
+}
+
+impl Rig {
+    /// The same machines, all of them off, with copies of their disks and another seed.
+    pub fn image(&self, seed: u64) -> Rig {
+        let mut rig = Rig::new(0, seed);
+        rig.founders = self.founders.clone();
+        (rig.snapshot_after, rig.keep, rig.timeout) = (self.snapshot_after, self.keep, self.timeout);
+        // Numbers of requests that were answered are not used again.
+        rig.seq = (self.seq.load(std::sync::atomic::Ordering::SeqCst)).into();
+        for host in &self.hosts {
+            let snapshot = host.state.snapshot.lock().unwrap().clone();
+            rig.hosts.push(Host {
+                name: host.name.clone(),
+                disk: host.disk,
+                opens: host.opens,
+                log: host.log.copy(),
+                state: Arc::new(MemoryState { snapshot: Mutex::new(snapshot) }),
+                crash: host.crash.as_ref().map(CrashDisk::copy),
+                seen: Arc::default(),
+                running: None,
+            });
+        }
+        rig
     }
 }
 
