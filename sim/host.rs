@@ -149,7 +149,7 @@ impl Host {
             timing: Timing::default(),
             timeout: TIMEOUT,
             bounds: Bounds::default(),
-            snapshot_after: if world.short_logs { 6 << 10 } else { 48 << 10 },
+            snapshot_after: 48 << 10,
             keep: if world.short_logs { 16 } else { 512 },
             inline: true,
         };

@@ -42,7 +42,7 @@ pub struct World {
     pub began_ms: i64,
     /// Clocks are as good as is assumed: then time alone keeps holders apart, too.
     pub calm: bool,
-    /// Snapshots are made early and leave little of the log, so that whoever was away gets one.
+    /// Snapshots are made again and again and leave little of the log, so that whoever was away gets one.
     pub short_logs: bool,
     /// The load is to end.
     pub over: Mutex<bool>,
@@ -106,6 +106,16 @@ impl World {
         for up in self.processes() {
             if let Some(sight) = up.access.sight() {
                 self.raft.lock().unwrap().look(&up.name, &sight);
+            }
+        }
+    }
+
+    /// Members with short logs make snapshots.
+    pub fn shorten_logs(&self) {
+        for up in self.processes().into_iter().filter(|up| self.short_logs && up.lives()) {
+            if up.access.sight().is_some_and(|sight| sight.applied > sight.snapshot) {
+                let access = up.access.clone();
+                drop(tokio::spawn(up.machine.run(async move { access.make_snapshot().await })));
             }
         }
     }

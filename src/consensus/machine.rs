@@ -16,6 +16,7 @@ use super::form::{Place, Seated};
 use super::log::Log;
 use super::snapshot::{self, About, Data};
 use super::types::{Config, LogId, SmSnapshot, SnapshotMeta, StoredMembership};
+use crate::base::planted::planted;
 use crate::base::{Error, Result, Status};
 use crate::ledger::{Event, Pattern, WatchStart};
 use crate::store::StateStore;
@@ -155,6 +156,9 @@ impl RaftStateMachine<Config> for Machine {
         let seated = meta.last_membership.clone();
         let (store, stored_seat) = (self.shared.store.clone(), Seated::from(&seated));
         let saved = snapshot::aside(self.shared.inline, "tenure-snap-put", move || {
+            if planted!("snapshot-not-stored") {
+                return Ok((state, 0));
+            }
             let bytes = snapshot::store(store.as_ref(), &state, stored_seat)?;
             Ok((state, bytes))
         });

@@ -154,6 +154,16 @@ impl Access {
         Ok(LogView::of(&self.core()?.shared.log))
     }
 
+    /// Has the member make a snapshot.
+    pub(crate) async fn make_snapshot(&self) {
+        if let Ok(core) = self.core()
+            && let Ok(raft) = core.raft()
+        {
+            // One that has ended makes none.
+            let _ = raft.trigger().snapshot().await;
+        }
+    }
+
     /// None before it has begun and after it was given back.
     pub(crate) fn sight(&self) -> Option<Sight> {
         let core = self.core().ok()?;

@@ -321,4 +321,7 @@ async fn i20_no_second_vote_in_a_term_after_a_restart() {
     rig.boot(voter).await.unwrap();
     assert!(!ask(&rig, 1_999).await, "it has voted, before its restart");
     assert!(ask(&rig, 2_000).await, "and says so again to whom it voted for");
+    // A leader is known by term and number, in this order: one with a higher number comes after, as in a later term.
+    assert!(ask(&rig, 2_001).await, "one that comes after");
+    assert!(!ask(&rig, 2_000).await, "there is no way back");
 }
