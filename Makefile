@@ -76,6 +76,10 @@ test-valgrind: python ## the C programs under valgrind (installs it, as root)
 test-tsan: setup ## the C and C++ programs under the thread sanitizer (needs rustup; builds the standard library too)
 	@tests/c/tsan.sh $(CARGO_TARGET_DIR)/tsan
 
+.PHONY: test-asan
+test-asan: setup ## the C, C++ and Python tests under the address sanitizer, with the library instrumented
+	@scripts/asan.sh $(CARGO_TARGET_DIR)/asan $(VENV)
+
 .PHONY: soak
 soak: python ## MINUTES (10) of load under SESSIONS (10000): memory, files and threads stay flat, no lease is lost
 	@$(PY) tests/python/soak.py --minutes $(or $(MINUTES),10) --sessions $(or $(SESSIONS),10000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import os
 import signal
 import subprocess
 import time
@@ -266,7 +267,8 @@ class SlowDisks(Cluster):
 
     def start_member(self, name: str, address: str, **settings: object) -> Member:
         given = {**self.settings, "node_id": name, "listen": address, "data_dir": str(self.where / name), **settings}
-        env = {"LD_PRELOAD": str(self.library), "SLOW_DISK": str(self.where / f"{name}.slow")}
+        # Behind what is preloaded into this process: a sanitizer has to come first.
+        env = {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {self.library}", "SLOW_DISK": str(self.where / f"{name}.slow")}
         return Member(given, self.where / f"{name}.log", env=env)
 
     def slow(self, *which: int) -> None:
