@@ -47,7 +47,7 @@ test-rust: ## unit, property, model-checking and crash tests of the core
 
 .PHONY: sim
 sim: ## simulate whole clusters under faults: SEEDS (200) stories of three members, as many again of five and with wild clocks
-	@TENURE_SEEDS=0..$(or $(SEEDS),200) cargo test -q --features capi --lib sim::runs -- --nocapture
+	@TENURE_SEEDS=0..$(or $(SEEDS),200) cargo test -q --profile sim --features capi --lib sim::runs -- --nocapture
 
 .PHONY: test-etcd
 test-etcd: ## nodes over a real etcd; installs it and protoc where it can, builds the cargo feature `etcd`
@@ -85,7 +85,7 @@ soak: python ## MINUTES (10) of load under SESSIONS (10000): memory, files and t
 	@$(PY) tests/python/soak.py --minutes $(or $(MINUTES),10) --sessions $(or $(SESSIONS),10000)
 
 .PHONY: mutants
-mutants: ## plant known mistakes into the core, one after the other; all must be found by the tests (about 20 min)
+mutants: setup ## plant known mistakes into the core, one after the other; all must be found, some by each layer of the tests (about 40 min)
 	@python3 scripts/mutants.py $(MUTANTS)
 
 .PHONY: fuzz

@@ -219,8 +219,24 @@ impl Site {
             }
             20 => self.flip(i).await,
             21 => self.twin(i).await,
+            22 if self.rng.below(2) == 0 => self.answers_late_and_no_more(i, other).await,
             _ => self.mend().await,
         }
+    }
+
+    /// A member's renewals are answered when much of their leases is over, and then not at all for longer than a lease: whoever counts from the
+    /// answer believes in what has ended (F03).
+    async fn answers_late_and_no_more(&mut self, i: usize, other: usize) {
+        let leads = |at: &usize| self.hosts[*at].up.as_ref().is_some_and(|up| up.access.status().is_ok_and(|s| s.leads));
+        let by = (0..self.hosts.len()).filter(|at| *at != i).find(leads).unwrap_or(other);
+        let (me, by) = (self.names[i].clone(), self.names[by].clone());
+        self.net.set(&by, &me, |way| way.answers = (400_000, 700_000));
+        sleep(Duration::from_millis(900 + self.rng.below(600))).await;
+        for (from, to) in [(&by, &me), (&me, &by)] {
+            self.net.set(from, to, |way| way.cut = true);
+        }
+        self.world.counts.add(Fault::Partition);
+        sleep(Duration::from_millis(2_300)).await;
     }
 
     /// The power goes, now or in the middle of one of the next writes.

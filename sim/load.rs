@@ -117,10 +117,15 @@ async fn hold(
     if !again {
         world.judge.lock().unwrap().granted(token.0, told, name == "again");
     }
-    for _ in 0..1 + rng.below(4) {
+    // Now and then for longer than a lease lives, as far as it is renewed, so that there are views that end.
+    let looks = if rng.below(20) == 0 { 300 } else { 1 + rng.below(4) };
+    for _ in 0..looks {
         sleep(ms(rng.below(40))).await;
         if world.calm && session.believes(token) {
             world.saw(Line { key: name.to_owned(), by: by.to_owned(), op: "held".to_owned(), token: Some(token.0), ..Line::default() });
+        } else if looks > 4 {
+            world.counts.done("view ended");
+            break;
         }
     }
     world.believed.lock().unwrap().remove(&token.0);

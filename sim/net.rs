@@ -27,6 +27,8 @@ pub struct Way {
     pub cut: bool,
     /// Between these, us.
     pub delay: (u64, u64),
+    /// So much more, us, for answers to what members ask for their hosts; elections know nothing of it.
+    pub answers: (u64, u64),
     /// Of a thousand messages, so many are lost, come twice, and are overtaken by those of other connections.
     pub lost: u64,
     pub doubled: u64,
@@ -35,7 +37,7 @@ pub struct Way {
 
 impl Default for Way {
     fn default() -> Way {
-        Way { cut: false, delay: (100, 1_000), lost: 0, doubled: 0, overtaken: 0 }
+        Way { cut: false, delay: (100, 1_000), answers: (0, 0), lost: 0, doubled: 0, overtaken: 0 }
     }
 }
 
@@ -155,8 +157,7 @@ impl Net {
         lost
     }
 
-    fn delay(&self, way: Way) -> Duration {
-        let (from, to) = way.delay;
+    fn delay(&self, (from, to): (u64, u64)) -> Duration {
         Duration::from_micros(from + self.state.lock().unwrap().rng.below(to - from + 1))
     }
 
@@ -199,7 +200,7 @@ impl Net {
             self.breaks(&connection, number);
             return Vec::new();
         }
-        let mut at = Instant::now() + self.delay(way);
+        let mut at = Instant::now() + self.delay(way.delay);
         let mut state = self.state.lock().unwrap();
         if way.overtaken > 0 && state.rng.below(1_000) < way.overtaken {
             self.counts.add(Fault::Reorder);
@@ -224,7 +225,7 @@ impl Net {
 
     /// One copy of a question on its way, and its answer.
     async fn carry(self, connection: (String, String, Lane), (at, number, turn): (Instant, u64, Turn), body: Bytes, tell: Tell) {
-        let (from, to, _) = connection.clone();
+        let (from, to, lane) = connection.clone();
         sleep_until(at).await;
         if let Some(before) = turn.before {
             // One that was lost is not waited for.
@@ -260,7 +261,11 @@ impl Net {
         if self.loses(back) {
             return self.breaks(&connection, number);
         }
-        let mut delay = self.delay(back);
+        let mut delay = self.delay(back.delay);
+        if lane == Lane::Client && back.answers.1 > 0 {
+            self.counts.add(Fault::Delay);
+            delay += self.delay(back.answers);
+        }
         if back.overtaken > 0 && self.state.lock().unwrap().rng.below(1_000) < back.overtaken {
             self.counts.add(Fault::Reorder);
             delay += Duration::from_millis(20);
