@@ -245,12 +245,17 @@ impl Raft {
         self.forward(who, &shown.sight, s, held);
         self.keeps(machine(who));
         self.follow(who, &log, &mut shown);
-        for index in shown.committed.max(log.start())..s.committed {
-            let at = log.place(index);
-            let at = at.unwrap_or_else(|| panic!("I-15: {who} takes entry {index} for committed, which is not in its log: {s:?}"));
+        let start = log.start();
+        let there = s.applied <= start || log.place(s.applied - 1).is_some();
+        assert!(there, "I-15: {who} has applied an entry that is not in its log, which begins with {start}: {s:?}");
+        shown.committed = shown.committed.max(start.min(s.committed));
+        // What openraft has taken up and not handed to the log yet is judged once it is there.
+        while shown.committed < s.committed
+            && let Some(at) = log.place(shown.committed)
+        {
             self.commit(who, at, of(held.vote.max(s.vote)));
+            shown.committed += 1;
         }
-        shown.committed = shown.committed.max(s.committed);
         if s.leads && held.vote == (Ballot { node: s.number, won: true, ..held.vote }) {
             self.leads(who, of(held.vote), &log, &mut shown);
         }

@@ -265,10 +265,10 @@ fn a_snapshot_is_no_way_back() {
 }
 
 #[test]
-#[should_panic(expected = "I-15: c#1 takes entry 10 for committed, which is not in its log")]
-fn committed_is_in_the_log() {
+#[should_panic(expected = "I-15: c#1 has applied an entry that is not in its log")]
+fn what_is_applied_is_in_the_log() {
     let mut scene = Scene::new();
-    (scene.sights[2].committed, scene.sights[2].end) = (11, 11);
+    (scene.sights[2].applied, scene.sights[2].committed, scene.sights[2].end) = (11, 11, 11);
     scene.look();
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -196,6 +196,8 @@ pub(super) struct Core {
     /// Why this node's part has ended.
     ended: watch::Sender<Option<Error>>,
     pub incoming: tokio::sync::Mutex<Option<super::snapshot::Incoming>>,
+    /// Number of the next snapshot that is sent: each transfer has a name of its own.
+    pub transfers: AtomicU64,
 }
 
 impl Core {
@@ -218,6 +220,7 @@ impl Core {
             noting: Mutex::default(),
             ended: watch::Sender::new(None),
             incoming: tokio::sync::Mutex::default(),
+            transfers: AtomicU64::new(1),
             options,
         }
     }

@@ -1,7 +1,7 @@
 //! openraft's outgoing messages.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
@@ -30,8 +30,6 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 const CHUNK: usize = 512 << 10;
 
 type Rpc<T> = std::result::Result<T, RPCError<Config>>;
-
-static TRANSFER: AtomicU64 = AtomicU64::new(1);
 
 /// Makes the connections.
 pub(super) struct Links(pub Arc<Core>);
@@ -104,7 +102,7 @@ impl Link {
         let Data::Stored(store) = snapshot.snapshot else {
             return Err(Error::new(Status::Internal, "a snapshot that is not stored cannot be sent"));
         };
-        let id = self.core.options.boot ^ (TRANSFER.fetch_add(1, Relaxed) << 32);
+        let id = self.core.options.boot ^ (self.core.transfers.fetch_add(1, Relaxed) << 32);
         let mut stored = parts(store, self.core.shared.inline)?;
         let gone = || Error::new(Status::Internal, "the stored snapshot is cut short");
         let about = stored.recv().await.ok_or_else(gone)??;

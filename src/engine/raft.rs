@@ -210,6 +210,11 @@ impl RaftEngine {
         let released = Released { look: Instant::now(), session, key: key.clone(), token };
         settle_later(&self.front, &Arc::downgrade(&self.consensus), released);
     }
+
+    /// Whether all releases that were due at this time have been looked at.
+    pub(super) fn has_looked(&self, at: Instant) -> bool {
+        self.front.released.lock().unwrap_or_else(PoisonError::into_inner).grants.iter().all(|r| r.look > at)
+    }
 }
 
 /// Looks at the releases whose time has come, and makes those again that were lost.
@@ -221,7 +226,15 @@ fn settle(front: &Arc<Front>, consensus: &Weak<Consensus>) {
         let due = waiting.grants.iter().take(SETTLE_AT_ONCE).take_while(|r| r.look <= now).count();
         waiting.grants.drain(..due).collect()
     };
-    let held = running.read_local(|ledger| due.into_iter().filter(|r| ledger.frees(&r.key, r.session, r.token)).collect::<Vec<_>>());
+    // A grant that this member has not applied yet may be held as soon as it has, with its release lost: there was a leader who had told of it.
+    let (known, unknown): (Vec<_>, Vec<_>) = running.read_local(|ledger| {
+        let last = ledger.last_token();
+        due.into_iter().partition(|r| r.token <= last)
+    });
+    for released in unknown {
+        settle_later(front, consensus, Released { look: Instant::now() + SETTLE, ..released });
+    }
+    let held = running.read_local(|ledger| known.into_iter().filter(|r| ledger.frees(&r.key, r.session, r.token)).collect::<Vec<_>>());
     for released in held {
         let request = Request { session: released.session, seq: 0, op: Op::Release { key: released.key.clone(), token: released.token } };
         let (front, consensus) = (front.clone(), consensus.clone());

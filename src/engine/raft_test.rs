@@ -164,6 +164,13 @@ fn a_release_that_was_answered_and_lost_is_made_again() {
     engine.forget_release(session, &key, token);
     eventually("it is free", || engine.lock(&key).unwrap().is_none());
     assert_eq!(engine.lock(&Key::new(b"kept").unwrap()).unwrap().unwrap().holders[0].token, kept);
+    // Looked at before this member has applied the grant, as after one that a leader told of and that its follower has not heard is committed.
+    let later = Key::new(b"later").unwrap();
+    engine.forget_release(session, &later, Token(kept.0 + 1));
+    let due = tokio::time::Instant::now();
+    eventually("it is looked at", || engine.has_looked(due));
+    assert_eq!(acquire(&engine, session, 3, "later"), Token(kept.0 + 1));
+    eventually("it is free as well", || engine.lock(&later).unwrap().is_none());
     // By the usual way, of one member: answered, and then free.
     engine.release(session, &Key::new(b"kept").unwrap(), kept).unwrap();
     eventually("that one too", || engine.counts().unwrap().locks == 0);

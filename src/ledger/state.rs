@@ -163,6 +163,11 @@ impl Ledger {
         self.shards[shard_of(probe.hash, self.shards.len())].lock_info(&mut self.cx(), &probe)
     }
 
+    /// The largest token that was ever given.
+    pub fn last_token(&self) -> Token {
+        Token(self.hub.last_token())
+    }
+
     /// Whether a release of this grant, now, would free it: it is `session`'s, and taken once. Time is not looked at: a grant
     /// that has run out and was not noticed yet is not in the way either.
     pub fn frees(&self, key: &Key, session: SessionId, token: Token) -> bool {

@@ -183,7 +183,7 @@ impl Grants {
             return Vec::new();
         }
         let (mut parts, renewed) = self.all();
-        let (mut changes, mut lost) = (Vec::new(), Vec::new());
+        let (mut risky, mut lost) = (Vec::new(), Vec::new());
         for part in &mut parts {
             let Table { grants, told } = &mut **part;
             grants.retain(|token, g| {
@@ -193,15 +193,17 @@ impl Grants {
                     lost.push((*token, g.key.clone(), by_all_clocks(g, *renewed, now) != 0));
                 } else if !g.warned && remaining_ns < g.ttl_ns / 3 {
                     g.warned = true;
-                    changes.push(Change::AtRisk { key: g.key.clone(), token: *token, remaining_ns });
+                    risky.push((*token, g.key.clone(), remaining_ns));
                 }
                 remaining_ns != 0
             });
         }
+        // In one order everywhere, whatever the tables' order is.
+        risky.sort_unstable_by_key(|(token, ..)| *token);
         lost.sort_unstable_by_key(|(token, ..)| *token);
-        changes.extend(lost.into_iter().map(|(token, key, clock)| Change::Lost { key, token, clock }));
         self.settle(&parts);
-        changes
+        let risky = risky.into_iter().map(|(token, key, remaining_ns)| Change::AtRisk { key, token, remaining_ns });
+        risky.chain(lost.into_iter().map(|(token, key, clock)| Change::Lost { key, token, clock })).collect()
     }
 
     /// The session is gone: everything that it held.
@@ -309,6 +311,20 @@ mod tests {
         assert_eq!(g.look(at(18 * S)), []);
         assert!(!g.remove(Token(7)));
         assert_eq!(g.shortest_ns(), 0);
+    }
+
+    #[test]
+    fn changes_are_told_in_the_order_of_their_tokens() {
+        let g = Grants::default();
+        g.renewed(at(0));
+        // All in one table.
+        let tokens: Vec<_> = (0..40).map(|i| Token(7 + i * PARTS as u64)).collect();
+        tokens.iter().for_each(|token| g.add(key(), *token, 9 * S, OLD, true));
+        let told = |changes: Vec<Change>| {
+            changes.iter().map(|(Change::AtRisk { token, .. } | Change::Lost { token, .. })| *token).collect::<Vec<_>>()
+        };
+        assert_eq!(told(g.look(at(7 * S))), tokens);
+        assert_eq!(told(g.look(at(17 * S))), tokens);
     }
 
     #[test]
