@@ -60,7 +60,7 @@ def share(names: str) -> dict[str, str]:
 SHARES: dict[str, dict[str, str]] = {
     "models": share("drain-without-barrier finish-ignores-epoch leave-before-verdict old-window-under-new-epoch"),
     "ledger": share(
-        "clock-step-uncut grant-to-the-dead hand-over-to-anybody lock-delay-forgotten promotion-too-early release-by-anybody"
+        "clock-step-uncut grant-to-the-dead lock-delay-forgotten promotion-too-early release-by-anybody"
         " release-without-token renew-without-token replaced-granter-obeyed retry-applied-again session-expires-early"
         " tokens-forgotten-by-snapshot two-holders wait-without-end"
     ),
