@@ -312,13 +312,17 @@ fn a_forked_child_owns_nothing() {
     // SAFETY: the child calls into the library, compares, and leaves without running handlers.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let forked = node.session().release(b"k", grant).is_err_and(|e| e.status() == Status::Forked)
-            && node.status().state == "forked"
-            && node.close(SOON).is_err_and(|e| e.status() == Status::Forked);
-        let fresh = Node::open(&Config::new()).and_then(|n| n.session().try_acquire_token(b"k", &auto(1_000)));
-        drop(node);
+        // A panic that left this function would end the child like a test that has passed.
+        let sound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let forked = node.session().release(b"k", grant).is_err_and(|e| e.status() == Status::Forked)
+                && node.status().state == "forked"
+                && node.close(SOON).is_err_and(|e| e.status() == Status::Forked);
+            let fresh = Node::open(&Config::new()).and_then(|n| n.session().try_acquire_token(b"k", &auto(1_000)));
+            drop(node);
+            forked && fresh.is_ok()
+        }));
         // SAFETY: ends the child at once.
-        unsafe { libc::_exit(if forked && fresh.is_ok() { 0 } else { 1 }) };
+        unsafe { libc::_exit(i32::from(!sound.unwrap_or(false))) };
     }
     let mut code = -1;
     // SAFETY: waits for the child made above.
