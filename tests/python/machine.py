@@ -97,10 +97,16 @@ class Power:
     def back(self) -> None:
         """The power is back. Nobody may have a file open there."""
         subprocess.run(["umount", str(self.where)], check=True)
+        # Where a copy of the mount lives on in a namespace, the next mount would be the dead file system again.
+        until("the file system is gone", lambda: not self.loops())
         self.on()
         lost = self.where / "never-synced"
         assert not lost.exists() or lost.read_bytes() != b"\1" * 65536, "what was never synced is there: no power was cut"
         self.cuts += 1
+
+    def loops(self) -> str:
+        """The devices that the image is still behind."""
+        return subprocess.run(["losetup", "-j", str(self.image)], capture_output=True, text=True, check=True).stdout
 
     def off(self) -> None:
         subprocess.run(["umount", "-l", str(self.where)], check=False)

@@ -49,10 +49,14 @@ class Network:
         return self._run("ip", *words)
 
     def _nft(self, name: str, rules: str) -> bool:
-        return self._run("ip", "netns", "exec", self._space(name), "nft", rules)
+        return self._run(*self._inside(name), "nft", rules)
 
     def _space(self, name: str) -> str:
         return f"{self.tag}-{name}"
+
+    def _inside(self, name: str) -> list[str]:
+        # Not `ip netns exec`: that copies all mounts, and keeps the failed disks of other tests alive.
+        return ["nsenter", f"--net=/run/netns/{self._space(name)}"]
 
     def _outer(self, name: str) -> str:
         return f"{self.tag}o{self.names.index(name)}"
@@ -62,7 +66,7 @@ class Network:
 
     def prefix(self, name: str) -> list[str]:
         """What the command line of a process in this namespace begins with; of a name without one, nothing."""
-        return ["ip", "netns", "exec", self._space(name)] if name in self.names else []
+        return self._inside(name) if name in self.names else []
 
     def _added(self, name: str) -> str | None:
         self.names.append(name)
