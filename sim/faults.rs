@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::clock::{HostClock, Stand};
 use super::counts::Fault;
@@ -88,6 +88,8 @@ impl Site {
     fn kill(&mut self, i: usize) -> bool {
         let had = self.hosts[i].up.is_some();
         self.world.look_at_logs();
+        // What it has shown since anybody looked may have been told to others.
+        self.world.ticks.lock().unwrap().hears(wall_ms(&self.hosts[i].clock));
         self.world.up.lock().unwrap()[i] = None;
         self.hosts[i].kill(&self.net);
         had
@@ -149,8 +151,8 @@ impl Site {
         }
     }
 
-    /// One more thing goes wrong, or all is mended.
-    pub async fn trouble(&mut self) {
+    /// One more thing goes wrong, or all is mended. Returns the time in which nothing else went wrong, for that fault's sake.
+    pub async fn trouble(&mut self) -> Duration {
         let (i, counts, calm) = (self.pick(), self.world.counts.clone(), self.world.calm);
         let other = (i + 1 + self.rng.below(self.hosts.len() as u64 - 1) as usize) % self.hosts.len();
         let (me, you) = (self.names[i].clone(), self.names[other].clone());
@@ -219,14 +221,16 @@ impl Site {
             }
             20 => self.flip(i).await,
             21 => self.twin(i).await,
-            22 if self.rng.below(2) == 0 => self.answers_late_and_no_more(i, other).await,
+            22 if self.rng.below(2) == 0 => return self.answers_late_and_no_more(i, other).await,
             _ => self.mend().await,
         }
+        Duration::ZERO
     }
 
     /// A member's renewals are answered when much of their leases is over, and then not at all for longer than a lease: whoever counts from the
     /// answer believes in what has ended (F03).
-    async fn answers_late_and_no_more(&mut self, i: usize, other: usize) {
+    async fn answers_late_and_no_more(&mut self, i: usize, other: usize) -> Duration {
+        let began = Instant::now();
         let leads = |at: &usize| self.hosts[*at].up.as_ref().is_some_and(|up| up.access.status().is_ok_and(|s| s.leads));
         let by = (0..self.hosts.len()).filter(|at| *at != i).find(leads).unwrap_or(other);
         let (me, by) = (self.names[i].clone(), self.names[by].clone());
@@ -237,6 +241,7 @@ impl Site {
         }
         self.world.counts.add(Fault::Partition);
         sleep(Duration::from_millis(2_300)).await;
+        began.elapsed()
     }
 
     /// The power goes, now or in the middle of one of the next writes.

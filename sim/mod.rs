@@ -55,7 +55,7 @@ use crate::ledger::orch::OrchQuery;
 
 /// The wall time at which runs begin, UTC ms, and some days after it.
 const BEGAN_MS: i64 = 1_700_000_040_000;
-/// How long things go wrong.
+/// How long things go wrong, but for faults that are alone while they last.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// I-33: after the faults a session is opened within this, and each lock is to be had within that.
 const SERVES: Duration = Duration::from_secs(5);
@@ -123,10 +123,10 @@ async fn play(world: &Arc<World>, site: &mut Site) {
         kept.push((name, keeper.keep(name).await));
     }
     let clients: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.run())).collect();
-    let end = Instant::now() + TROUBLE;
+    let mut end = Instant::now() + TROUBLE;
     while Instant::now() < end {
         sleep(Duration::from_millis(50 + site.rng.below(500))).await;
-        site.trouble().await;
+        end += site.trouble().await;
     }
     site.calm_down().await;
     let healed = Instant::now();

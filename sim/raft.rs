@@ -237,8 +237,8 @@ impl Raft {
         self.counts.done("snapshot installed");
     }
 
-    /// Looks at a process.
-    pub fn look(&mut self, who: &str, s: &Sight) {
+    /// Looks at a process, which works or stands still.
+    pub fn look(&mut self, who: &str, s: &Sight, works: bool) {
         let Some(Member { now: Now::Log(log), .. }) = self.members.get(machine(who)) else { return };
         let (log, mut shown) = (log.clone(), self.shown.remove(who).unwrap_or_default());
         let held = log.held();
@@ -249,13 +249,15 @@ impl Raft {
         let there = s.applied <= start || log.place(s.applied - 1).is_some();
         assert!(there, "I-15: {who} has applied an entry that is not in its log, which begins with {start}: {s:?}");
         shown.committed = shown.committed.max(start.min(s.committed));
-        // What openraft has taken up and not handed to the log yet is judged once it is there.
+        // Who stands still, or has ended, may have done so between taking up a leader's entries and handing them to the log.
         while shown.committed < s.committed
             && let Some(at) = log.place(shown.committed)
         {
             self.commit(who, at, of(held.vote.max(s.vote)));
             shown.committed += 1;
         }
+        let lacking = works && shown.committed < s.committed;
+        assert!(!lacking, "I-15: {who} takes entry {} for committed, which is not in its log: {s:?}", shown.committed);
         if s.leads && held.vote == (Ballot { node: s.number, won: true, ..held.vote }) {
             self.leads(who, of(held.vote), &log, &mut shown);
         }

@@ -81,7 +81,7 @@ impl Scene {
 
     fn look(&mut self) {
         for (i, name) in NAMES.iter().enumerate() {
-            self.raft.look(&format!("{name}#1"), &self.sights[i]);
+            self.raft.look(&format!("{name}#1"), &self.sights[i], true);
         }
     }
 
@@ -132,7 +132,7 @@ fn a_damaged_disk_may_have_lost_anything() {
     let empty = Arc::new(Made::default());
     scene.raft.falls("a", empty.clone(), 0);
     scene.raft.rises("a#2", empty);
-    scene.raft.look("a#2", &Sight::default());
+    scene.raft.look("a#2", &Sight::default(), true);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_damaged_disk_may_have_lost_anything() {
 fn election_safety_two_leaders() {
     let mut scene = Scene::new();
     scene.raft.rises("b#2", scene.logs[1].clone());
-    scene.raft.look("b#2", &scene.sights[1]);
+    scene.raft.look("b#2", &scene.sights[1], true);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn election_safety_no_majority() {
     scene.next_leader();
     scene.logs[0].votes(1);
     scene.logs[1].votes(1);
-    scene.raft.look("c#1", &scene.sights[2]);
+    scene.raft.look("c#1", &scene.sights[2], true);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn leader_completeness() {
     }
     scene.raft.shown.clear();
     scene.sights[2].committed = 5;
-    scene.raft.look("c#1", &scene.sights[2]);
+    scene.raft.look("c#1", &scene.sights[2], true);
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn what_is_committed_stays_the_same() {
     let mut scene = Scene::new();
     scene.logs[0].put(2, 6..7);
     (scene.sights[0].committed, scene.sights[1].committed) = (7, 7);
-    scene.raft.look("b#1", &scene.sights[1]);
-    scene.raft.look("a#1", &scene.sights[0]);
+    scene.raft.look("b#1", &scene.sights[1], true);
+    scene.raft.look("a#1", &scene.sights[0], true);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn what_is_committed_is_not_cut_off() {
     // Committed while nobody looked at a.
     for i in [1, 2] {
         scene.sights[i].committed = 8;
-        scene.raft.look(&format!("{}#1", NAMES[i]), &scene.sights[i]);
+        scene.raft.look(&format!("{}#1", NAMES[i]), &scene.sights[i], true);
     }
     scene.raft.members.values_mut().for_each(|member| member.had = 0);
     scene.logs[0].cut(7);
@@ -229,7 +229,7 @@ fn committed_without_a_majority() {
     scene.logs[0].put(1, 10..11);
     *scene.logs[0].synced.lock().unwrap() = Some(10);
     (scene.sights[1].committed, scene.sights[1].end) = (11, 11);
-    scene.raft.look("b#1", &scene.sights[1]);
+    scene.raft.look("b#1", &scene.sights[1], true);
 }
 
 #[test]
@@ -269,6 +269,16 @@ fn a_snapshot_is_no_way_back() {
 fn what_is_applied_is_in_the_log() {
     let mut scene = Scene::new();
     (scene.sights[2].applied, scene.sights[2].committed, scene.sights[2].end) = (11, 11, 11);
+    scene.look();
+}
+
+#[test]
+#[should_panic(expected = "I-15: c#1 takes entry 10 for committed, which is not in its log")]
+fn committed_is_in_the_log() {
+    let mut scene = Scene::new();
+    (scene.sights[2].committed, scene.sights[2].end) = (11, 11);
+    // It was stopped on the way.
+    scene.raft.look("c#1", &scene.sights[2], false);
     scene.look();
 }
 
@@ -334,7 +344,7 @@ fn the_next_process_knows_the_vote() {
     let mut scene = Scene::new();
     *scene.logs[0].vote.lock().unwrap() = Ballot::default();
     scene.raft.rises("a#2", scene.logs[0].clone());
-    scene.raft.look("a#2", &Sight::default());
+    scene.raft.look("a#2", &Sight::default(), true);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl World {
     pub fn look_at_logs(&self) {
         for up in self.processes() {
             if let Some(sight) = up.access.sight() {
-                self.raft.lock().unwrap().look(&up.name, &sight);
+                self.raft.lock().unwrap().look(&up.name, &sight, up.lives() && up.machine.runs());
             }
         }
     }
