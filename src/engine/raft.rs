@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::base::planted::planted;
 use crate::base::{Clock, Error, Key, NodeId, Result, Rng, SessionId, Status, SystemRng, Token};
 use crate::consensus::{self, Bounds, Consensus, Introduction, Links, Observer, Options, Parts, Server, Timing};
 use crate::ledger::{
@@ -229,7 +230,7 @@ fn settle(front: &Arc<Front>, consensus: &Weak<Consensus>) {
     // A grant that this member has not applied yet may be held as soon as it has, with its release lost: there was a leader who had told of it.
     let (known, unknown): (Vec<_>, Vec<_>) = running.read_local(|ledger| {
         let last = ledger.last_token();
-        due.into_iter().partition(|r| r.token <= last)
+        due.into_iter().partition(|r| r.token <= last || planted!("unapplied-release-dropped"))
     });
     for released in unknown {
         settle_later(front, consensus, Released { look: Instant::now() + SETTLE, ..released });

@@ -79,7 +79,9 @@ fn open_session(engine: &RaftEngine) -> SessionId {
 }
 
 fn acquire(engine: &RaftEngine, session: SessionId, seq: u64, key: &str) -> Token {
-    let op = Op::Acquire { key: Key::new(key.as_bytes()).unwrap(), spec: Spec::default(), wait_ms: None, req: seq };
+    // For longer than a test waits: none becomes free by its end.
+    let spec = Spec { ttl_ms: 600_000, ..Spec::default() };
+    let op = Op::Acquire { key: Key::new(key.as_bytes()).unwrap(), spec, wait_ms: None, req: seq };
     match engine.execute(&request(session, seq, op)).unwrap() {
         Outcome::Granted { token, .. } => token,
         other => panic!("{other:?}"),
