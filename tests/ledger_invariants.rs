@@ -190,6 +190,29 @@ fn c13_the_memory_of_answers_is_bounded_and_dies_with_the_session() {
     assert_eq!(b.ledger.counts().sessions, 0);
 }
 
+// I-13.
+#[test]
+fn a_renewal_ends_the_same_in_a_replica_that_was_restored() {
+    let run = |restored: bool| {
+        let mut b = Bench::new(Params { slice: 1, ..Params::default() });
+        let (a, c) = (b.open(1, 60_000), b.open(2, 60_000));
+        // Known to who has seen it only.
+        let short = Spec { ttl_ms: 1_000, ..Spec::default() };
+        let token = b.hold(a, "short", &short);
+        b.release(a, "short", token);
+        // Of two that run out at once the other one takes the whole slice.
+        b.hold(c, "other", &short);
+        b.hold(a, "manual", &manual(1_000));
+        if restored {
+            b.restart();
+        }
+        b.stamp.ticks_ms += 1_001;
+        let renewed = b.ask(a, Op::RenewSession);
+        (renewed, b.events(), b.ledger.state_hash().unwrap())
+    };
+    assert_eq!(run(false), run(true));
+}
+
 #[test]
 fn c14_tokens_increase_for_ever() {
     let mut b = Bench::new(Params::default());

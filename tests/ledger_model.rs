@@ -4,7 +4,7 @@
 
 mod model;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use model::Model;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tenure::base::{Key, SessionId, Token, VirtualClock};
 use tenure::engine::{EventSink, MemoryEngine};
 use tenure::ledger::{
-    Change, Entry, Event, Ledger, LockInfo, LogId, Mode, Op, Outcome, Params, Pattern, Renew, Request, Restore, Spec, Stamp,
+    Change, Entry, Event, Ledger, LockInfo, LogId, Mode, Op, Outcome, Params, Pattern, Renew, Request, Restore, SessionInfo, Spec, Stamp,
 };
 
 /// What to do, before it is known which sessions and tokens there are.
@@ -31,7 +31,7 @@ enum Act {
     Force { key: u8, grant: Option<u8>, delay: Option<u32> },
     Revoke { who: u8, key: u8, grant: Option<u8>, why: usize, force: Option<u32> },
     Annotate { grant: u8, who: Option<u8>, meta: usize },
-    HandOver { grant: u8, who: Option<u8>, to: u8 },
+    HandOver { grant: u8, awaited: bool, who: Option<u8>, to: u8 },
     TakeOver { old: u8, nonce: u8, keep: bool },
     Retry { back: u8 },
     Tick,
@@ -72,7 +72,8 @@ fn wait() -> impl Strategy<Value = Option<u64>> {
 fn act() -> impl Strategy<Value = Act> {
     let keys = || proptest::collection::vec(0u8..5, 0..4);
     prop_oneof![
-        3 => (0u8..8, prop_oneof![Just(99u32), Just(200), Just(1_000), Just(4_000)]).prop_map(|(nonce, ttl)| Act::Open { nonce, ttl }),
+        3 => (0u8..8, prop_oneof![Just(99u32), Just(200), Just(1_000), Just(4_000), Just(60_000)])
+            .prop_map(|(nonce, ttl)| Act::Open { nonce, ttl }),
         3 => (0u8..6).prop_map(|who| Act::RenewSession { who }),
         1 => (0u8..6).prop_map(|who| Act::CloseSession { who }),
         12 => (0u8..6, 0u8..5, spec(), wait()).prop_map(|(who, key, spec, wait)| Act::Acquire { who, key, spec, wait }),
@@ -87,7 +88,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..8, 0u8..5, proptest::option::of(0u8..8), 0usize..40, proptest::option::of(prop_oneof![Just(0u32), 1u32..400, Just(u32::MAX)]))
             .prop_map(|(who, key, grant, why, force)| Act::Revoke { who, key, grant, why: if why == 0 { 300 } else { why }, force }),
         2 => (0u8..8, proptest::option::weighted(0.2, 0u8..6), 0usize..10).prop_map(|(grant, who, meta)| Act::Annotate { grant, who, meta }),
-        3 => (0u8..8, proptest::option::weighted(0.1, 0u8..6), 0u8..8).prop_map(|(grant, who, to)| Act::HandOver { grant, who, to }),
+        3 => (0u8..8, proptest::bool::weighted(0.7), proptest::option::weighted(0.1, 0u8..6), 0u8..8)
+            .prop_map(|(grant, awaited, who, to)| Act::HandOver { grant, awaited, who, to }),
         2 => (0u8..8, 0u8..8, any::<bool>()).prop_map(|(old, nonce, keep)| Act::TakeOver { old, nonce, keep }),
         3 => (0u8..12).prop_map(|back| Act::Retry { back }),
         1 => Just(Act::Tick),
@@ -95,7 +97,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn steps(n: usize) -> impl Strategy<Value = Vec<Step>> {
-    let passed = prop_oneof![Just(0u64), Just(1), 1u64..120, 100u64..700, Just(5_000)];
+    let passed = prop_oneof![3 => Just(0u64), 2 => Just(1), 4 => 1u64..120, 2 => 100u64..700, 1 => Just(5_000)];
     let step = (passed, 0u8..30, any::<bool>(), proptest::collection::vec(act(), 0..4)).prop_map(|(passed, odd, numbered, acts)| Step {
         passed,
         new_boot: odd == 0,
@@ -104,7 +106,13 @@ fn steps(n: usize) -> impl Strategy<Value = Vec<Step>> {
         numbered,
         acts,
     });
-    proptest::collection::vec(step, 1..n)
+    proptest::collection::vec(step, 1..n).prop_map(|mut steps| {
+        // Without a session nothing else can be done.
+        for nonce in 0..3 {
+            steps[0].acts.insert(0, Act::Open { nonce, ttl: 60_000 });
+        }
+        steps
+    })
 }
 
 fn params(slice: u32) -> Params {
@@ -130,8 +138,14 @@ fn key(n: u8) -> Key {
 struct Script {
     sessions: Vec<SessionId>,
     grants: Vec<(SessionId, Key, Token)>,
+    /// Those of them that are there still.
+    alive: Vec<SessionId>,
+    held: Vec<(SessionId, Key, Token)>,
     sent: Vec<Request>,
+    /// Also those whose wait has ended since, which may be cancelled once more.
     waiting: Vec<(SessionId, u64, Vec<Key>)>,
+    /// Who waits under which number at this moment.
+    open: BTreeSet<(SessionId, u64)>,
     req: u64,
     seq: u64,
 }
@@ -141,9 +155,15 @@ fn nth<T: Clone>(list: &[T], n: u8) -> Option<T> {
     list.iter().rev().nth(usize::from(n)).cloned()
 }
 
+/// Two of three times one that is there still: of what is gone hardly anything can be asked.
+fn mostly<T: Clone>(present: &[T], ever: &[T], n: u8) -> Option<T> {
+    if present.is_empty() || n % 3 == 2 { nth(ever, n) } else { present.get(usize::from(n) % present.len()).cloned() }
+}
+
 impl Script {
     fn request(&mut self, act: &Act, numbered: bool) -> Vec<Request> {
-        let session = |who: u8| nth(&self.sessions, who).unwrap_or(SessionId(12));
+        let session = |who: u8| mostly(&self.alive, &self.sessions, who).unwrap_or(SessionId(12));
+        let grant_of = |n: u8| mostly(&self.held, &self.grants, n);
         let mut more = None;
         let (who, op) = match act {
             Act::Open { nonce, ttl } => {
@@ -170,22 +190,22 @@ impl Script {
                 more = Some(Op::Acquire { key: key(*k), spec: spec.clone(), wait_ms: None, req: self.req });
                 (session(*who), Op::Cancel { keys: vec![key(*k)], req: self.req })
             }
-            Act::Release { grant, who } => match nth(&self.grants, *grant) {
+            Act::Release { grant, who } => match grant_of(*grant) {
                 Some((owner, key, token)) => (who.map_or(owner, session), Op::Release { key, token }),
                 None => (session(0), Op::Release { key: key(0), token: Token(3) }),
             },
             Act::ReleaseAll { who } => (session(*who), Op::ReleaseAll),
-            Act::Renew { grant, ttl } => match nth(&self.grants, *grant) {
+            Act::Renew { grant, ttl } => match grant_of(*grant) {
                 Some((owner, key, token)) => (owner, Op::Renew { key, token, ttl_ms: *ttl }),
                 None => (session(0), Op::Renew { key: key(0), token: Token(3), ttl_ms: *ttl }),
             },
-            Act::Force { key: k, grant, delay } => match grant.and_then(|g| nth(&self.grants, g)) {
+            Act::Force { key: k, grant, delay } => match grant.and_then(grant_of) {
                 Some((_, key, token)) => (SessionId(0), Op::ForceRelease { key, token: Some(token), delay_ms: *delay }),
                 None => (SessionId(0), Op::ForceRelease { key: key(*k), token: None, delay_ms: *delay }),
             },
             Act::Revoke { who, key: k, grant, why, force } => {
                 let why = "w".repeat(*why);
-                let (key, token) = match grant.and_then(|g| nth(&self.grants, g)) {
+                let (key, token) = match grant.and_then(grant_of) {
                     Some((_, key, token)) => (key, Some(token)),
                     None => (key(*k), None),
                 };
@@ -193,12 +213,12 @@ impl Script {
             }
             Act::Annotate { grant, who, meta } => {
                 let metadata = vec![9; *meta];
-                match nth(&self.grants, *grant) {
+                match grant_of(*grant) {
                     Some((owner, key, token)) => (who.map_or(owner, session), Op::Annotate { key, token, metadata }),
                     None => (session(0), Op::Annotate { key: key(0), token: Token(3), metadata }),
                 }
             }
-            Act::HandOver { grant, who, to } => match nth(&self.grants, *grant) {
+            Act::HandOver { grant, awaited, who, to } => match self.awaited(*grant).filter(|_| *awaited).or_else(|| grant_of(*grant)) {
                 Some((owner, key, token)) => (who.map_or(owner, session), Op::HandOver { key, token, to: format!("n{to}") }),
                 None => (session(0), Op::HandOver { key: key(0), token: Token(3), to: format!("n{to}") }),
             },
@@ -226,15 +246,33 @@ impl Script {
         match outcome {
             Outcome::Session { id, .. } | Outcome::TakenOver { id, .. } if !self.sessions.contains(id) => self.sessions.push(*id),
             Outcome::Granted { token, .. } => self.granted(request.session, keys, *token),
-            Outcome::Queued { .. } => self.waiting.push((request.session, req, keys)),
+            Outcome::Queued { .. } => {
+                self.open.insert((request.session, req));
+                self.waiting.push((request.session, req, keys));
+            }
             _ => {}
         }
     }
 
-    /// Whether a request of this session with this number may be waiting: an engine is given each number once while it waits.
-    fn may_wait(&self, request: &Request) -> bool {
-        let (Op::Acquire { req, .. } | Op::AcquireAll { req, .. }) = request.op else { return false };
-        self.waiting.iter().any(|w| (w.0, w.1) == (request.session, req))
+    /// What is there now.
+    fn sees(&mut self, sessions: &[SessionInfo], locks: &[LockInfo]) {
+        self.alive = sessions.iter().map(|s| s.id).collect();
+        let holders = locks.iter().flat_map(|l| l.holders.iter().map(|h| (h.session, l.key.clone(), h.token)));
+        self.held = holders.collect();
+    }
+
+    /// One of the grants that somebody else waits for.
+    fn awaited(&self, n: u8) -> Option<(SessionId, Key, Token)> {
+        let wanted = |key: &Key, by: SessionId| {
+            self.waiting.iter().any(|(who, req, keys)| *who != by && keys.contains(key) && self.open.contains(&(*who, *req)))
+        };
+        let grants: Vec<_> = self.held.iter().filter(|(owner, key, _)| wanted(key, *owner)).cloned().collect();
+        nth(&grants, n)
+    }
+
+    /// Whether a request of this session waits under this number: an engine is given each number once while it waits.
+    fn waits(&self, request: &Request) -> bool {
+        matches!(request.op, Op::Acquire { req, .. } | Op::AcquireAll { req, .. } if self.open.contains(&(request.session, req)))
     }
 
     fn granted(&mut self, session: SessionId, keys: Vec<Key>, token: Token) {
@@ -242,6 +280,9 @@ impl Script {
     }
 
     fn hear(&mut self, event: &Event) {
+        if let Event::Granted { session, req, .. } | Event::WaitEnded { session, req, .. } = event {
+            self.open.remove(&(*session, *req));
+        }
         if let Event::Granted { session, req, token, .. } = event
             && let Some(at) = self.waiting.iter().position(|w| (w.0, w.1) == (*session, *req))
         {
@@ -375,6 +416,7 @@ proptest! {
             }
             entry.ops.iter().zip(&want.0).for_each(|(r, o)| script.learn(r, o));
             want.1.iter().for_each(|e| script.hear(e));
+            script.sees(&model.session_infos(), &model.infos());
         }
     }
 
@@ -414,6 +456,7 @@ proptest! {
             last_token = one.counts().last_token.min(script.grants.iter().map(|g| g.2.0).max().unwrap_or(0));
             entry.ops.iter().zip(&want.0).for_each(|(r, o)| script.learn(r, o));
             want.1.iter().for_each(|e| script.hear(e));
+            script.sees(&one.sessions(), &one.locks(b"", None, 100));
         }
         // Nobody renews any more.
         for _ in 0..1_000 {
@@ -439,9 +482,12 @@ proptest! {
         for (i, step) in steps.iter().enumerate() {
             clock.advance(step.passed * 1_000_000);
             engine.tick().unwrap();
-            prop_assert_eq!(log.take(), model.pass(step.passed), "step {}", i);
+            let events = model.pass(step.passed);
+            prop_assert_eq!(&log.take(), &events, "step {}", i);
+            events.iter().for_each(|e| script.hear(e));
+            script.sees(&model.session_infos(), &model.infos());
             for request in step.acts.iter().flat_map(|a| script.request(a, false)).collect::<Vec<_>>() {
-                if matches!(request.op, Op::Tick) || script.may_wait(&request) {
+                if matches!(request.op, Op::Tick) || script.waits(&request) {
                     continue;
                 }
                 let want = model.execute(&request);
@@ -452,6 +498,7 @@ proptest! {
                 script.learn(&request, &want);
                 events.iter().for_each(|e| script.hear(e));
                 prop_assert_eq!(engine.counts().unwrap().locks, model.locks_in_use());
+                script.sees(&model.session_infos(), &model.infos());
             }
             prop_assert_eq!(engine.locks(b"", None, 100).unwrap(), model.infos(), "step {}", i);
             prop_assert_eq!(engine.sessions().unwrap(), model.session_infos(), "step {}", i);

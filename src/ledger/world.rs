@@ -272,13 +272,12 @@ impl<'h, S: Shards> World<'_, 'h, S> {
             return self.end_group(first, end_reasons(life).1);
         };
         let homes: Vec<(usize, Probe<'_>)> = group.keys.iter().map(|k| self.home(k)).collect();
-        self.settle_keys(&homes);
         let mut places = Vec::with_capacity(homes.len());
         for ((home, probe), ticket) in homes.iter().zip(first..) {
             let shard = self.shards.shard(*home);
             let Some(entry) = shard.find(probe) else { return };
             let Some(extra) = shard.extra(entry) else { return };
-            let (head, delayed) = (extra.first, extra.delay_until != 0);
+            let (head, delayed) = (extra.first, extra.delay_until > now);
             if head == NONE || shard.records[head].id != ticket {
                 return;
             }

@@ -3,10 +3,10 @@
 use crate::base::{SessionId, Token};
 
 use super::clock::HIDDEN_MS;
-use super::command::{Fault, LimitKind, Outcome, Refusal};
+use super::command::{Fault, LimitKind, LossReason, Outcome, Refusal};
 use super::session::Sessions;
 use super::shard::Asker;
-use super::slab::{NONE, WAITING};
+use super::slab::{MANUAL, NONE, WAITING};
 use super::world::{Shards, World};
 
 impl<S: Shards> World<'_, '_, S> {
@@ -90,13 +90,12 @@ impl<S: Shards> World<'_, '_, S> {
         let hub = self.hub();
         let Some(slot) = hub.sessions.find(session) else { return Outcome::Refused(Refusal::NoSession) };
         if Sessions::gap(slot, now) > u64::from(slot.shortest()) {
-            // Grants shorter than this gap have run out; a renewal must not bring them back.
+            // Grants shorter than this gap have run out; a renewal must not bring them back. Only those: a replica that was restored knows a
+            // larger bound and may not come here, so what a renewal leaves as it is must not be touched (I-13).
             for (_, home, record) in self.records_of(session) {
                 let shard = self.shards.shard(home);
-                let entry = shard.records[record].entry;
-                if !shard.records[record].is(WAITING)
-                    && let Some((at, why)) = shard.lapse(&self.cx, record, now)
-                {
+                let (entry, renewed) = (shard.records[record].entry, !shard.records[record].is(WAITING | MANUAL));
+                if renewed && let Some((at, why @ LossReason::Expired)) = shard.lapse(&self.cx, record, now) {
                     shard.lose(&mut self.cx, record, at, why, None);
                     shard.pump(&mut self.cx, entry);
                     shard.tidy(&self.cx, entry);
