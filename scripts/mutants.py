@@ -25,7 +25,6 @@ VENV = ROOT / ".venv"
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "mutants"
 LIMIT = 1800
 """Seconds after which a run of the tests is taken to hang."""
-NEXTEST = shutil.which("cargo-nextest") is not None
 ATTEMPTS = 3
 """Runs until a mistake that only tests without a part in it seemed to find has survived."""
 
@@ -60,7 +59,7 @@ def share(names: str) -> dict[str, str]:
 SHARES: dict[str, dict[str, str]] = {
     "models": share("drain-without-barrier finish-ignores-epoch leave-before-verdict old-window-under-new-epoch"),
     "ledger": share(
-        "clock-step-uncut grant-to-the-dead lock-delay-forgotten promotion-too-early release-by-anybody"
+        "clock-step-uncut grant-to-the-dead hand-over-to-anybody lock-delay-forgotten promotion-too-early release-by-anybody"
         " release-without-token renew-without-token replaced-granter-obeyed retry-applied-again session-expires-early"
         " tokens-forgotten-by-snapshot two-holders wait-without-end"
     ),
