@@ -145,7 +145,7 @@ impl Host {
             seeds: Vec::new(),
             join_token: None,
             tokens_required: false,
-            params: Params::default(),
+            params: Params { slice: if world.short_logs { 1 } else { Params::default().slice }, ..Params::default() },
             timing: Timing::default(),
             timeout: TIMEOUT,
             bounds: Bounds::default(),

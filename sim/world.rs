@@ -42,7 +42,8 @@ pub struct World {
     pub began_ms: i64,
     /// Clocks are as good as is assumed: then time alone keeps holders apart, too.
     pub calm: bool,
-    /// Snapshots are made again and again and leave little of the log, so that whoever was away gets one.
+    /// Snapshots are made again and again and leave little of the log, so that whoever was away gets one; and an entry ends no more than one
+    /// thing that has run out, so that it shows when somebody knows more than there is in a snapshot.
     pub short_logs: bool,
     /// The load is to end.
     pub over: Mutex<bool>,
