@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use tenure::base::{Key, SessionId, Token, VirtualClock};
 use tenure::engine::{EventSink, MemoryEngine};
 use tenure::ledger::{
-    Change, Entry, Event, Ledger, LockInfo, LogId, Mode, Op, Outcome, Params, Pattern, Renew, Request, Restore, SessionInfo, Spec, Stamp,
+    Change, Entry, Event, Granting, Ledger, LockInfo, LogId, Mode, Op, Outcome, Params, Pattern, PromiseOp, Renew, Request, Restore,
+    SessionInfo, Spec, Stamp,
 };
 
 /// What to do, before it is known which sessions and tokens there are.
@@ -33,6 +34,7 @@ enum Act {
     Annotate { grant: u8, who: Option<u8>, meta: usize },
     HandOver { grant: u8, awaited: bool, who: Option<u8>, to: u8 },
     TakeOver { old: u8, nonce: u8, keep: bool },
+    Promise { grant: u8, who: Option<u8>, office: u8, what: u8, epoch: u64 },
     Retry { back: u8 },
     Tick,
 }
@@ -91,6 +93,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..8, proptest::bool::weighted(0.7), proptest::option::weighted(0.1, 0u8..6), 0u8..8)
             .prop_map(|(grant, awaited, who, to)| Act::HandOver { grant, awaited, who, to }),
         2 => (0u8..8, 0u8..8, any::<bool>()).prop_map(|(old, nonce, keep)| Act::TakeOver { old, nonce, keep }),
+        2 => (0u8..8, proptest::option::weighted(0.1, 0u8..6), 0u8..2, 0u8..4, 0u64..4)
+            .prop_map(|(grant, who, office, what, epoch)| Act::Promise { grant, who, office, what, epoch }),
         3 => (0u8..12).prop_map(|back| Act::Retry { back }),
         1 => Just(Act::Tick),
     ]
@@ -225,6 +229,16 @@ impl Script {
             Act::TakeOver { old, nonce, keep } => {
                 let (old, nonce, name) = (u128::from(*old), u128::from(*nonce), format!("n{nonce}"));
                 (SessionId(0), Op::TakeOver { old, nonce, name, ttl_ms: 1_000, keep: *keep })
+            }
+            Act::Promise { grant, who, office, what, epoch } => {
+                let (owner, lock, term) = grant_of(*grant).unwrap_or((session(0), key(0), Token(3)));
+                let (by, office, epoch) = (Granting { key: lock, term }, key(*office), *epoch);
+                let op = match what {
+                    0 | 1 => PromiseOp::Promote { by, office, holder: format!("h{epoch}"), epoch: if *what == 0 { 0 } else { epoch } },
+                    2 => PromiseOp::Extend { by, office, epoch, ttl_ms: 100 + epoch as u32 * 300 },
+                    _ => PromiseOp::Settle { by, office, epoch },
+                };
+                (who.map_or(owner, session), Op::Promise(op))
             }
             Act::Retry { back } => return nth(&self.sent, *back).into_iter().collect(),
             Act::Tick => (SessionId(0), Op::Tick),
@@ -392,7 +406,9 @@ proptest! {
         let mut watched = Watched::default();
         for (i, step) in steps.iter().enumerate() {
             let (at, stamp) = stamper.next(step);
-            let ops: Vec<Request> = step.acts.iter().flat_map(|a| script.request(a, step.numbered)).collect();
+            let mut ops: Vec<Request> = step.acts.iter().flat_map(|a| script.request(a, step.numbered)).collect();
+            // The model has none; whose replicas are compared below have.
+            ops.retain(|r| !matches!(r.op, Op::Promise(_)));
             let entry = Entry { stamp, ops };
             let want = model.apply(at.term, &stamp, &entry.ops);
             let got = apply(&mut one, at, &entry);
@@ -487,7 +503,7 @@ proptest! {
             events.iter().for_each(|e| script.hear(e));
             script.sees(&model.session_infos(), &model.infos());
             for request in step.acts.iter().flat_map(|a| script.request(a, false)).collect::<Vec<_>>() {
-                if matches!(request.op, Op::Tick) || script.waits(&request) {
+                if matches!(request.op, Op::Tick | Op::Promise(_)) || script.waits(&request) {
                     continue;
                 }
                 let want = model.execute(&request);
