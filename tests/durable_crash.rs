@@ -15,6 +15,7 @@ use tenure::node::{LockOptions, Node};
 use tenure::store::Owner;
 
 const DIRECTORY: &str = "TENURE_TEST_DIRECTORY";
+const NAME: &str = "a_killed_process_loses_no_grant_and_no_token_is_given_twice";
 const THREADS: u64 = 4;
 const HOUR: u32 = 3_600_000;
 
@@ -41,11 +42,9 @@ fn say(line: &str) {
     let _ = std::io::stdout().lock().write_all(format!("@{line}\n").as_bytes());
 }
 
-/// The process that is killed. It says what it was told, each time before it goes on.
-#[test]
-#[ignore = "it is started by the other tests of this file, and runs until it is killed"]
-fn victim() {
-    let engine = open(Path::new(&std::env::var_os(DIRECTORY).unwrap())).unwrap();
+/// In the process that is killed: says what it was told, each time before it goes on.
+fn victim(path: &Path) {
+    let engine = open(path).unwrap();
     let nonce = SystemRng::new().unwrap().next_u128();
     let op = Op::OpenSession { nonce, name: "victim".into(), ttl_ms: HOUR };
     let Ok(Outcome::Session { id, .. }) = engine.execute(&Request { session: SessionId(0), seq: 0, op }) else { panic!("no session") };
@@ -74,10 +73,10 @@ fn victim() {
     });
 }
 
-/// Starts the victim, kills it after `lines` lines, and returns all that it said.
+/// Starts the victim, which is [`NAME`] in a process of its own, kills it after `lines` lines, and returns all that it said.
 fn run_victim(path: &Path, lines: u64) -> Vec<(String, u64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .args(["--exact", NAME, "--nocapture"])
         .env(DIRECTORY, path)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -101,6 +100,9 @@ fn run_victim(path: &Path, lines: u64) -> Vec<(String, u64, u64)> {
 
 #[test]
 fn a_killed_process_loses_no_grant_and_no_token_is_given_twice() {
+    if let Some(path) = std::env::var_os(DIRECTORY) {
+        return victim(Path::new(&path));
+    }
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("data");
     let seed = 20_261_121;
