@@ -112,6 +112,8 @@ def environment(mutant: str, layer: Layer | None = None) -> dict[str, str]:
     told = dict(layer.told) if layer else {}
     if layer and layer.python:
         told["PYTHONPATH"] = str(TARGET / "python")
+    # A case that a planted mistake has failed must not be kept in the tree: the next run would find the mistake by it.
+    told["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
     return {**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(TARGET), "TENURE_MUTANT": mutant, **told}
 
 
